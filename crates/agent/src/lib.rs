@@ -1,0 +1,1 @@
+//! What stands beside a data plane in a pod: identity, xDS connection, capture rules, health.

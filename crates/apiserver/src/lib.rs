@@ -1,0 +1,1 @@
+//! The embedded Kubernetes API server of lab clusters, over a durable versioned store.

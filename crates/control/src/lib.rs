@@ -1,0 +1,1 @@
+//! The control plane: Kubernetes in, xDS out.

@@ -1,0 +1,1 @@
+//! Kubernetes objects that Tombolo reads and writes: Istio's kinds, IstioOperator, MeshConfig, the Mesh file.

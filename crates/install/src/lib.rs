@@ -1,0 +1,1 @@
+//! Renders, plans, applies, verifies and explains a mesh.

@@ -1,0 +1,1 @@
+//! Lab clusters: network, node agent, controllers, DNS, load-balancer addresses, faults.

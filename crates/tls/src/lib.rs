@@ -1,0 +1,1 @@
+//! SPIFFE identities, trust bundles, key material, rustls configurations, rotation.
