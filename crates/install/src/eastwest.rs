@@ -1,0 +1,64 @@
+//! The east-west gateway's IstioOperator document: what `gen-eastwest-gateway.sh` prints.
+
+use std::fmt::Write;
+
+/// What the document depends on.
+#[derive(Clone, Debug)]
+pub struct EastWest {
+    /// The network behind the gateway; nothing for a gateway of a single cluster.
+    pub network: Option<String>,
+    pub revision: Option<String>,
+}
+
+impl EastWest {
+    /// The document, as YAML.
+    pub fn document(&self) -> String {
+        let mut text = String::from(
+            "apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata:\n  name: eastwest\nspec:\n",
+        );
+        if let Some(revision) = &self.revision {
+            let _ = writeln!(text, "  revision: \"{revision}\"");
+        }
+        text.push_str(
+            "  profile: empty\n  components:\n    ingressGateways:\n      - name: istio-eastwestgateway\n        label:\n          istio: eastwestgateway\n          app: istio-eastwestgateway\n",
+        );
+        if let Some(network) = &self.network {
+            let _ = writeln!(text, "          topology.istio.io/network: {network}");
+        }
+        text.push_str("        enabled: true\n        k8s:\n");
+        if let Some(network) = &self.network {
+            let _ = write!(
+                text,
+                "          env:\n            # traffic through this gateway should be routed inside the network\n            - name: ISTIO_META_REQUESTED_NETWORK_VIEW\n              value: {network}\n"
+            );
+        }
+        text.push_str("          service:\n            ports:\n");
+        for (name, port) in
+            [("status-port", 15021), ("tls", 15443), ("tls-istiod", 15012), ("tls-webhook", 15017)]
+        {
+            let _ = write!(
+                text,
+                "              - name: {name}\n                port: {port}\n                targetPort: {port}\n"
+            );
+        }
+        text.push_str("  values:\n    gateways:\n      istio-ingressgateway:\n        injectionTemplate: gateway\n");
+        if let Some(network) = &self.network {
+            let _ = write!(text, "    global:\n      network: {network}\n");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_names_its_network_and_revision() {
+        let both =
+            EastWest { network: Some("network1".to_owned()), revision: Some("canary".to_owned()) };
+        insta::assert_snapshot!(both.document());
+        let neither = EastWest { network: None, revision: None };
+        insta::assert_snapshot!(neither.document());
+    }
+}
