@@ -1,1 +1,13 @@
 //! Lab clusters: network, node agent, controllers, DNS, load-balancer addresses, faults.
+//!
+//! In reading order:
+//!
+//! * [`spec`]: what a cluster is asked to be; [`kind_config`]: the same from kind's own YAML;
+//! * [`lab`]: the client. Starts the supervisor, creates, lists, breaks and deletes clusters;
+//! * [`control`]: what the client and the supervisor say to each other;
+//! * [`supervisor`]: the first process of a lab's namespaces, owner of everything in it;
+//! * [`network`]: bridge, namespaces, addresses, the way in from the host;
+//! * [`pki`] and [`kubeconfig`]: certificates and the files that lead users to a cluster;
+//! * [`preflight`]: what the machine must have, checked before anything is created.
+
+pub mod preflight;

@@ -1,2 +1,48 @@
-//! The one binary.
-fn main() {}
+//! The one binary: picks the command and turns its outcome into an exit code.
+//!
+//! Each command lives in `commands/<name>.rs`, parses its settings and calls `run` of its crate.
+//! Commands are plain functions: some must change namespaces before any thread exists, so each
+//! starts its own async runtime (`commands::block_on`) when it needs one.
+
+mod commands;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Joins Kubernetes clusters into one service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "tombolo", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make and break lab clusters on this machine.
+    Lab(commands::lab::Lab),
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Lab(lab) => lab.run(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = Cli::parse().command.run();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(error.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}

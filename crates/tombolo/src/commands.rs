@@ -1,0 +1,20 @@
+//! One module per command, and what all of them need.
+
+pub mod lab;
+
+use std::future::Future;
+
+use anyhow::Context as _;
+
+/// Runs `future` on a multi-threaded runtime made for it.
+pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    // The provider is chosen once per process; a second installation only says so.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("the TLS provider was installed before");
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")?
+        .block_on(future)
+}
