@@ -1,1 +1,21 @@
-//! The embedded Kubernetes API server of lab clusters, over a durable versioned store.
+//! The embedded Kubernetes API server of lab clusters.
+//!
+//! ```text
+//! connection -> request -> auth -> route -> verbs -> admission -> store
+//!                                    |        |                      |
+//!                                    |     schema, patch        watch, list
+//!                           discovery, health, reviews
+//! ```
+
+pub mod auth;
+pub mod health;
+pub mod negotiate;
+pub mod request;
+pub mod resources;
+pub mod respond;
+pub mod route;
+pub mod schema;
+pub mod server;
+pub mod status;
+pub mod store;
+pub mod table;

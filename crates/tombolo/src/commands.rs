@@ -1,5 +1,6 @@
 //! One module per command, and what all of them need.
 
+pub mod api_server;
 pub mod lab;
 
 use std::future::Future;

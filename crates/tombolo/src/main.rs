@@ -24,6 +24,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve the Kubernetes API of a lab cluster.
+    #[command(hide = true)]
+    ApiServer(Box<commands::api_server::Flags>),
     /// Make and break lab clusters on this machine.
     Lab(commands::lab::Lab),
 }
@@ -31,6 +34,7 @@ enum Command {
 impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::ApiServer(flags) => flags.run(),
             Self::Lab(lab) => lab.run(),
         }
     }

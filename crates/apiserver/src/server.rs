@@ -1,0 +1,257 @@
+//! The server: settings, what is built from them, and the accept loop.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{HeaderName, HeaderValue, Request, header};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use ipnet::IpNet;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tombolo_runtime::shutdown::Shutdown;
+
+use crate::auth::{Authenticator, Authorizer, Peer};
+use crate::request::{Call, Query, RequestInfo};
+use crate::resources::Catalog;
+use crate::respond::{self, Response};
+use crate::route;
+use crate::status::Status;
+use crate::store::{OpenError, Store};
+
+/// How long an accept loop pauses after an error, which is usually a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the server is told. Names follow kube-apiserver's flags.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub bind_address: IpAddr,
+    /// 0 picks a free port.
+    pub secure_port: u16,
+    /// The address that the `kubernetes` Service leads to.
+    pub advertise_address: IpAddr,
+    pub tls_cert_file: PathBuf,
+    pub tls_private_key_file: PathBuf,
+    pub client_ca_file: PathBuf,
+    pub service_cluster_ip_range: IpNet,
+    pub service_account_issuer: String,
+    pub service_account_key_file: PathBuf,
+    pub service_account_signing_key_file: PathBuf,
+    pub kubelet_client_certificate: Option<PathBuf>,
+    pub kubelet_client_key: Option<PathBuf>,
+    pub kubelet_certificate_authority: Option<PathBuf>,
+    pub data_dir: PathBuf,
+}
+
+/// Why the server could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("read {path}")]
+    Read { path: String, source: rustls_pki_types::pem::Error },
+    #[error("{path} holds no certificate")]
+    Empty { path: String },
+    #[error("use the serving certificate {path}")]
+    Certificate { path: String, source: rustls::Error },
+    #[error("use the client certificate authority {path}")]
+    ClientCa { path: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("listen on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("open the store")]
+    Store(#[from] OpenError),
+}
+
+/// What every request works with.
+#[derive(Debug)]
+pub struct Api {
+    pub settings: Settings,
+    pub store: Store,
+    pub catalog: ArcSwap<Catalog>,
+    pub authenticator: Authenticator,
+    pub authorizer: Authorizer,
+    pub shutdown: Shutdown,
+    /// The port clients reach; settled when the listener is bound.
+    pub port: u16,
+}
+
+/// A server that is ready to run: everything is open, nothing is served yet.
+#[derive(Debug)]
+pub struct Server {
+    api: Arc<Api>,
+    listener: TcpListener,
+    acceptor: Tls,
+}
+
+struct Tls(TlsAcceptor);
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+impl Server {
+    /// Opens store, keys and listener.
+    ///
+    /// # Errors
+    /// When any of them cannot be used.
+    pub async fn build(settings: Settings, shutdown: Shutdown) -> Result<Self, BuildError> {
+        let acceptor = Tls(TlsAcceptor::from(Arc::new(tls(&settings)?)));
+        let store = Store::open(&settings.data_dir)?;
+        let address = SocketAddr::new(settings.bind_address, settings.secure_port);
+        let listen = |source| BuildError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let port = listener.local_addr().map_err(listen)?.port();
+        let api = Arc::new(Api {
+            settings,
+            store,
+            catalog: ArcSwap::from_pointee(Catalog::new([])),
+            authenticator: Authenticator::default(),
+            authorizer: Authorizer::default(),
+            shutdown,
+            port,
+        });
+        Ok(Self { api, listener, acceptor })
+    }
+
+    /// What requests work with.
+    pub fn api(&self) -> &Arc<Api> {
+        &self.api
+    }
+
+    /// Where the server listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.api.settings.bind_address, self.api.port)
+    }
+
+    /// Serves until the process drains.
+    pub async fn run(self) {
+        let shutdown = self.api.shutdown.clone();
+        tracing::info!(address = %self.address(), "serving the Kubernetes API");
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.draining() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let (api, acceptor) = (Arc::clone(&self.api), self.acceptor.0.clone());
+                    shutdown.spawn("api connection", serve(api, acceptor, stream, peer));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve(api: Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%address, %error, "cannot turn off Nagle's algorithm");
+    }
+    let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!(%address, "TLS handshake took too long"),
+    };
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let certificates = certificates.iter().map(|c| c.clone().into_owned()).collect();
+    let peer = Peer { address, certificates: Arc::new(certificates) };
+    let shutdown = api.shutdown.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        let api = Arc::clone(&api);
+        async move { Ok::<_, std::convert::Infallible>(handle(&api, request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1000);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::select! {
+        served = connection => if let Err(error) = served {
+            tracing::debug!(%address, error, "connection ended");
+        },
+        () = shutdown.draining() => (),
+    }
+}
+
+/// Answers one request: parse, authenticate, authorize, route.
+async fn handle(api: &Arc<Api>, request: Request<Incoming>) -> Response {
+    let accept = request.headers().get(header::ACCEPT).cloned();
+    let mut response = match answer(api, request).await {
+        Ok(response) => response,
+        Err(status) => respond::failure(&status, accept.as_ref()),
+    };
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+        headers.insert(HeaderName::from_static("audit-id"), id);
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Result<Response, Status> {
+    let (mut parts, body) = request.into_parts();
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
+    let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+    let user = api.authenticator.authenticate(&parts).await?;
+    api.authorizer.authorize(&user, &info)?;
+    parts.extensions.insert(user.clone());
+    Box::pin(route::route(api, Call { parts, info, query, user }, body)).await
+}
+
+fn tls(settings: &Settings) -> Result<rustls::ServerConfig, BuildError> {
+    let chain = certificates(&settings.tls_cert_file)?;
+    let key_path = &settings.tls_private_key_file;
+    let key = PrivateKeyDer::from_pem_file(key_path).map_err(|source| read_error(key_path, source))?;
+    let mut roots = rustls::RootCertStore::empty();
+    let ca_path = settings.client_ca_file.display().to_string();
+    for root in certificates(&settings.client_ca_file)? {
+        roots.add(root).map_err(|error| BuildError::ClientCa {
+            path: ca_path.clone(),
+            source: error.into(),
+        })?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| BuildError::ClientCa { path: ca_path, source: error.into() })?;
+    let path = settings.tls_cert_file.display().to_string();
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|source| BuildError::Certificate { path: path.clone(), source })?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|source| BuildError::Certificate { path, source })?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// All certificates of a PEM file.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|source| read_error(path, source))?;
+    if chain.is_empty() {
+        return Err(BuildError::Empty { path: path.display().to_string() });
+    }
+    Ok(chain)
+}
+
+fn read_error(path: &Path, source: rustls_pki_types::pem::Error) -> BuildError {
+    BuildError::Read { path: path.display().to_string(), source }
+}
