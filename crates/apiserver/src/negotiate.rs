@@ -80,7 +80,10 @@ mod tests {
             of("application/json;as=Table;v=v1;g=meta.k8s.io,application/json"),
             Ok((View::Table, false))
         );
-        assert_eq!(of("application/vnd.kubernetes.protobuf,application/json"), Ok((View::Object, false)));
+        assert_eq!(
+            of("application/vnd.kubernetes.protobuf,application/json"),
+            Ok((View::Object, false))
+        );
         assert_eq!(of("application/yaml"), Ok((View::Object, true)));
         assert_eq!(of("application/vnd.kubernetes.protobuf"), Err(406));
     }

@@ -76,11 +76,8 @@ impl Query {
 impl RequestInfo {
     /// Reads method, path and the few options that change the verb.
     pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
-        let mut info = Self {
-            path: path.to_owned(),
-            verb: method.as_str().to_lowercase(),
-            ..Self::default()
-        };
+        let mut info =
+            Self { path: path.to_owned(), verb: method.as_str().to_lowercase(), ..Self::default() };
         let segments: Vec<String> =
             path.split('/').filter(|segment| !segment.is_empty()).map(decode_path).collect();
         let mut rest = match segments.first().map(String::as_str) {
@@ -196,7 +193,10 @@ mod tests {
             ("/api/v1/namespaces/a/pods/p/log", ["get", "a", "pods", "p", "log"]),
             ("/api/v1/pods?watch=1", ["watch", "", "pods", "", ""]),
             ("/api/v1/watch/namespaces/a/pods", ["watch", "a", "pods", "", ""]),
-            ("/apis/apps/v1/namespaces/a/deployments/d/scale", ["get", "a", "deployments", "d", "scale"]),
+            (
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                ["get", "a", "deployments", "d", "scale"],
+            ),
             ("/api/v1/nodes?fieldSelector=metadata.name%3Dx", ["list", "", "nodes", "x", ""]),
         ];
         for (target, expected) in cases {

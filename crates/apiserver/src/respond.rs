@@ -27,7 +27,8 @@ pub fn empty() -> Body {
 /// A response of any content type.
 pub fn raw(code: u16, content_type: &'static str, bytes: impl Into<Bytes>) -> Response {
     let mut response = Response::new(full(bytes));
-    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
-pub mod decode;
 mod builtin;
+pub mod decode;
 pub mod structural;
 
 /// A node of a schema.
@@ -143,8 +143,7 @@ fn embedded(name: &str) -> Option<&'static Schema> {
 
 /// `ObjectMeta`, the same for every kind.
 pub fn object_meta() -> &'static Schema {
-    static META: LazyLock<Schema> =
-        LazyLock::new(|| Schema::of(Kind::Named("meta.v1.ObjectMeta")));
+    static META: LazyLock<Schema> = LazyLock::new(|| Schema::of(Kind::Named("meta.v1.ObjectMeta")));
     &META
 }
 

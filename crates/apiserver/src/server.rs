@@ -215,7 +215,8 @@ async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Result<Response, 
 fn tls(settings: &Settings) -> Result<rustls::ServerConfig, BuildError> {
     let chain = certificates(&settings.tls_cert_file)?;
     let key_path = &settings.tls_private_key_file;
-    let key = PrivateKeyDer::from_pem_file(key_path).map_err(|source| read_error(key_path, source))?;
+    let key =
+        PrivateKeyDer::from_pem_file(key_path).map_err(|source| read_error(key_path, source))?;
     let mut roots = rustls::RootCertStore::empty();
     let ca_path = settings.client_ca_file.display().to_string();
     for root in certificates(&settings.client_ca_file)? {

@@ -136,7 +136,8 @@ impl Status {
     /// 500 for what is this server's own fault.
     pub fn internal(message: impl fmt::Display) -> Self {
         let message = message.to_string();
-        let mut status = Self::new(500, "InternalError", format!("Internal error occurred: {message}"));
+        let mut status =
+            Self::new(500, "InternalError", format!("Internal error occurred: {message}"));
         status.0.details.insert("causes".into(), json!([{"message": message}]));
         status
     }
@@ -268,7 +269,8 @@ mod tests {
             message: "Required value".into(),
             field: field.into(),
         };
-        let status = Status::invalid("apps", "Deployment", "d", vec![cause("a"), cause("b"), cause("a")]);
+        let status =
+            Status::invalid("apps", "Deployment", "d", vec![cause("a"), cause("b"), cause("a")]);
         assert_eq!(
             status.message(),
             "Deployment.apps \"d\" is invalid: [a: Required value, b: Required value]"

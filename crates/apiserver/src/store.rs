@@ -21,8 +21,8 @@ mod disk;
 #[cfg(test)]
 mod tests;
 
-pub use committed::{Change, Event, Expired, Snapshot, Subscription};
 use committed::Committed;
+pub use committed::{Change, Event, Expired, Snapshot, Subscription};
 
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
@@ -130,11 +130,7 @@ impl Drop for Closer {
 
 impl Key {
     pub fn new(storage: &str, namespace: &str, name: &str) -> Self {
-        Self {
-            storage: storage.to_owned(),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
+        Self { storage: storage.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
     }
 }
 

@@ -12,10 +12,8 @@ use super::{Field, Kind, ListType, Object, PatchRule, Schema, Types};
 const TABLE: &str = include_str!("../../data/builtin-types.txt");
 
 /// Fields whose default takes part in a merge key.
-const KEY_DEFAULTS: &[(&str, &str)] = &[
-    ("core.v1.ContainerPort", "protocol"),
-    ("core.v1.ServicePort", "protocol"),
-];
+const KEY_DEFAULTS: &[(&str, &str)] =
+    &[("core.v1.ContainerPort", "protocol"), ("core.v1.ServicePort", "protocol")];
 
 pub(super) fn read() -> Types {
     let mut types = Types::default();

@@ -236,7 +236,8 @@ impl Subscription {
     /// When the log no longer holds what comes next.
     pub fn ready(&mut self) -> Result<Vec<Event>, Expired> {
         self.changed.mark_unchanged();
-        let (cursor, events) = self.store.shared.committed.read().since(&self.storage, self.cursor)?;
+        let (cursor, events) =
+            self.store.shared.committed.read().since(&self.storage, self.cursor)?;
         self.cursor = cursor;
         Ok(events)
     }

@@ -17,11 +17,10 @@ const FIRST: u64 = 1;
 pub(super) fn open(folder: &Path) -> Result<(Database, Committed), OpenError> {
     let path = folder.join(FILE);
     let shown = path.display().to_string();
-    fs::create_dir_all(folder).map_err(|source| OpenError::Folder {
-        path: folder.display().to_string(),
-        source,
-    })?;
-    let broken = |source: redb::Error| OpenError::Open { path: shown.clone(), source: source.into() };
+    fs::create_dir_all(folder)
+        .map_err(|source| OpenError::Folder { path: folder.display().to_string(), source })?;
+    let broken =
+        |source: redb::Error| OpenError::Open { path: shown.clone(), source: source.into() };
     let database = Database::create(&path).map_err(|error| broken(error.into()))?;
     create_tables(&database).map_err(&broken)?;
     let (revision, rows) = read(&database).map_err(&broken)?;
