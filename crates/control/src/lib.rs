@@ -1,1 +1,16 @@
 //! The control plane: Kubernetes in, xDS out.
+//!
+//! ```text
+//!  clusters -> [watch] -> events -> [index] -> picture -> [push] -> [serve] -> proxies
+//!                                                            |
+//!                                     picture + proxy -> [compile] -> resources
+//! ```
+//!
+//! In reading order:
+
+pub mod compile;
+pub mod diagnostic;
+pub mod index;
+pub mod proxy;
+pub mod push;
+pub mod watch;

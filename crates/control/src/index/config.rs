@@ -1,0 +1,145 @@
+//! Istio objects of the config cluster, read into their types.
+//!
+//! An object that cannot be read is left out and reported; a field that is not implemented is
+//! reported and has no effect. Lists are in the order in which older objects win.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tombolo_crds::document;
+use tombolo_crds::networking::{
+    DestinationRule, Gateway, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+};
+use tombolo_crds::security::{AuthorizationPolicy, PeerAuthentication};
+use tombolo_model::id::{ClusterId, Host, ObjectName};
+
+use crate::diagnostic::Diagnostic;
+use crate::index::live::Live;
+use crate::index::objects::IstioObject;
+
+/// The Istio kinds that have an effect.
+pub const SUPPORTED: &[&str] = &[
+    "AuthorizationPolicy",
+    "DestinationRule",
+    "Gateway",
+    "PeerAuthentication",
+    "ServiceEntry",
+    "Sidecar",
+    "VirtualService",
+    "WorkloadEntry",
+];
+
+/// One object, read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configured<T> {
+    /// Its name.
+    pub name: ObjectName,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    /// What it says.
+    pub spec: T,
+}
+
+impl<T> Configured<T> {
+    /// The namespace it is in.
+    pub fn namespace(&self) -> &str {
+        &self.name.namespace
+    }
+
+    /// Completes a short host name with the object's namespace.
+    pub fn host(&self, name: &str, domain: &str) -> Host {
+        if name.contains('.') || name.contains('*') || name.parse::<std::net::IpAddr>().is_ok() {
+            return Host::new(name);
+        }
+        Host::of_service(name, self.namespace(), domain)
+    }
+}
+
+/// All that has an effect, oldest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[expect(missing_docs, reason = "each field is named for its kind")]
+pub struct Config {
+    pub authorization_policies: Vec<Configured<AuthorizationPolicy>>,
+    pub destination_rules: Vec<Configured<DestinationRule>>,
+    pub gateways: Vec<Configured<Gateway>>,
+    pub peer_authentications: Vec<Configured<PeerAuthentication>>,
+    pub service_entries: Vec<Configured<ServiceEntry>>,
+    pub sidecars: Vec<Configured<Sidecar>>,
+    pub virtual_services: Vec<Configured<VirtualService>>,
+    pub workload_entries: Vec<Configured<WorkloadEntry>>,
+}
+
+/// Reads the Istio objects of the config cluster.
+pub(crate) fn of(live: &Live, diagnostics: &mut Vec<Diagnostic>) -> Config {
+    let Some(objects) = live.config() else { return Config::default() };
+    let none = BTreeMap::new();
+    let kind = |kind: &str| objects.istio.get(kind).unwrap_or(&none);
+    let cluster = &live.config_cluster;
+    for (name, objects) in &objects.istio {
+        if SUPPORTED.contains(name) {
+            continue;
+        }
+        for object in objects.values() {
+            let message = format!("{name} is not implemented: this object has no effect");
+            diagnostics.push(remark(cluster, object, message));
+        }
+    }
+    Config {
+        authorization_policies: read(cluster, kind("AuthorizationPolicy"), diagnostics),
+        destination_rules: read(cluster, kind("DestinationRule"), diagnostics),
+        gateways: read(cluster, kind("Gateway"), diagnostics),
+        peer_authentications: read(cluster, kind("PeerAuthentication"), diagnostics),
+        service_entries: read(cluster, kind("ServiceEntry"), diagnostics),
+        sidecars: read(cluster, kind("Sidecar"), diagnostics),
+        virtual_services: read(cluster, kind("VirtualService"), diagnostics),
+        workload_entries: read(cluster, kind("WorkloadEntry"), diagnostics),
+    }
+}
+
+fn read<T: Serialize + DeserializeOwned>(
+    cluster: &ClusterId,
+    objects: &BTreeMap<ObjectName, IstioObject>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<Configured<T>> {
+    let mut found = Vec::new();
+    for object in objects.values() {
+        match document::read::<T>(&object.spec) {
+            Ok(read) => {
+                for path in read.unknown {
+                    let message = format!("field `spec.{path}` is not implemented: no effect");
+                    diagnostics.push(remark(cluster, object, message));
+                }
+                found.push(Configured {
+                    name: object.name.clone(),
+                    labels: object.labels.clone(),
+                    created: object.created,
+                    spec: read.value,
+                });
+            }
+            Err(error) => {
+                let message = format!("left out, because it cannot be read: {error}");
+                diagnostics.push(remark(cluster, object, message));
+            }
+        }
+    }
+    found.sort_by(|a, b| {
+        let key = |of: &Configured<T>| {
+            (of.created, Arc::clone(&of.name.name), Arc::clone(&of.name.namespace))
+        };
+        key(a).cmp(&key(b))
+    });
+    found
+}
+
+fn remark(cluster: &ClusterId, object: &IstioObject, message: String) -> Diagnostic {
+    Diagnostic {
+        cluster: cluster.clone(),
+        kind: object.kind.to_owned(),
+        object: object.name.clone(),
+        message,
+    }
+}

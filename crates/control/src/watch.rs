@@ -1,0 +1,3 @@
+//! Step 1: clusters in, events out. One client per cluster, one watch per kind.
+
+pub mod clusters;
