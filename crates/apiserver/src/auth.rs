@@ -1,19 +1,37 @@
 //! Who asks, and whether they may.
+//!
+//! Users come from client certificates, service-account tokens or, without credentials, are
+//! anonymous; wrong credentials are refused, never downgraded. What users may do is written in
+//! roles and bindings, read from the store at its newest revision for every request.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
+use http::{HeaderMap, header};
 use rustls_pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::request::RequestInfo;
 use crate::status::Status;
 
+mod authorizer;
+mod impersonation;
+pub mod jwt;
+pub mod quote;
+pub mod tokens;
+
+pub use authorizer::Authorizer;
+use tokens::Tokens;
+
+/// The group that may do everything.
 pub const MASTERS: &str = "system:masters";
+/// The group of every authenticated user.
 pub const AUTHENTICATED: &str = "system:authenticated";
+/// The group of requests without credentials.
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// The user of requests without credentials.
 pub const ANONYMOUS: &str = "system:anonymous";
 
 /// Who a request comes from.
@@ -34,52 +52,137 @@ pub struct Peer {
 }
 
 /// Finds out who asks.
-#[derive(Debug, Default)]
-pub struct Authenticator {}
-
-/// Decides who may do what.
-#[derive(Debug, Default)]
-pub struct Authorizer {}
+#[derive(Debug)]
+pub struct Authenticator {
+    tokens: Tokens,
+    authorizer: Authorizer,
+}
 
 impl User {
+    /// The user of a request that brings no credentials.
+    pub fn anonymous() -> Self {
+        Self {
+            name: ANONYMOUS.to_owned(),
+            groups: vec![UNAUTHENTICATED.to_owned()],
+            ..Self::default()
+        }
+    }
+
+    /// The user that a service account is, with the groups every service account has.
+    pub fn service_account(namespace: &str, name: &str, uid: &str) -> Self {
+        Self {
+            name: service_account_user(namespace, name),
+            uid: uid.to_owned(),
+            groups: service_account_groups(namespace),
+            extra: BTreeMap::new(),
+        }
+    }
+
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|have| have == group)
     }
+
+    /// Adds the group that every authenticated user has.
+    #[must_use]
+    fn authenticated(mut self) -> Self {
+        if !self.is_in(AUTHENTICATED) {
+            self.groups.push(AUTHENTICATED.to_owned());
+        }
+        self
+    }
+}
+
+/// The user name of a service account.
+pub fn service_account_user(namespace: &str, name: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{name}")
+}
+
+/// The groups of a service account, without `system:authenticated`.
+pub fn service_account_groups(namespace: &str) -> Vec<String> {
+    vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
+}
+
+/// Namespace and name of the service account behind a user name, if it is one.
+pub fn split_service_account(user: &str) -> Option<(&str, &str)> {
+    let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    (!namespace.is_empty() && !name.is_empty() && !name.contains(':')).then_some((namespace, name))
 }
 
 impl Authenticator {
+    pub fn new(tokens: Tokens, authorizer: Authorizer) -> Self {
+        Self { tokens, authorizer }
+    }
+
+    /// What verifies and issues service-account tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
     /// The user behind a request, after impersonation.
     ///
     /// # Errors
-    /// 401 when nobody can be made out.
-    #[expect(clippy::unused_async, reason = "token checks read the store and may wait")]
-    pub async fn authenticate(&self, parts: &Parts) -> Result<User, Status> {
+    /// 401 when credentials are wrong, 403 when impersonation is not allowed.
+    pub fn authenticate(&self, parts: &Parts) -> Result<User, Status> {
+        let user = self.identify(parts)?;
+        impersonation::apply(&self.authorizer, user, &parts.headers)
+    }
+
+    fn identify(&self, parts: &Parts) -> Result<User, Status> {
         let peer = parts.extensions.get::<Peer>().ok_or_else(Status::unauthorized)?;
-        let leaf = peer.certificates.first().ok_or_else(Status::unauthorized)?;
-        let (_, certificate) =
-            X509Certificate::from_der(leaf).map_err(|_| Status::unauthorized())?;
-        let subject = certificate.subject();
-        let name = subject.iter_common_name().find_map(|cn| cn.as_str().ok());
-        let mut groups: Vec<String> = subject
-            .iter_organization()
-            .filter_map(|o| o.as_str().ok().map(str::to_owned))
-            .collect();
-        groups.push(AUTHENTICATED.to_owned());
-        let name = name.ok_or_else(Status::unauthorized)?.to_owned();
-        Ok(User { name, groups, ..User::default() })
+        if let Some(leaf) = peer.certificates.first() {
+            return certificate_user(leaf).ok_or_else(Status::unauthorized);
+        }
+        let Some(token) = bearer(&parts.headers) else { return Ok(User::anonymous()) };
+        let audiences = [self.tokens.keys().issuer().to_owned()];
+        match self.tokens.verify(token, &audiences) {
+            Ok(verified) => Ok(verified.user.authenticated()),
+            Err(why) => {
+                tracing::debug!(address = %peer.address, why, "bearer token refused");
+                Err(Status::unauthorized())
+            }
+        }
+    }
+
+    /// The user that `token` stands for and the audiences it shares with `audiences`, for reviews.
+    ///
+    /// # Errors
+    /// What is wrong with the token.
+    pub fn review(&self, token: &str, audiences: &[String]) -> Result<tokens::Verified, String> {
+        let verified = self.tokens.verify(token, audiences)?;
+        Ok(tokens::Verified { user: verified.user.authenticated(), ..verified })
     }
 }
 
-impl Authorizer {
-    /// Lets a request pass.
-    ///
-    /// # Errors
-    /// 403 when the user may not do this.
-    pub fn authorize(&self, user: &User, info: &RequestInfo) -> Result<(), Status> {
-        if user.is_in(MASTERS) {
-            return Ok(());
-        }
-        let why = format!("User \"{}\" cannot {} path \"{}\"", user.name, info.verb, info.path);
-        Err(Status::forbidden(&info.group, &info.resource, &info.name, why))
+/// The user that a client certificate names: CN the user, every O a group.
+fn certificate_user(leaf: &CertificateDer<'_>) -> Option<User> {
+    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().find_map(|cn| cn.as_str().ok())?.to_owned();
+    if name.is_empty() {
+        return None;
     }
+    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned));
+    let digest: String = Sha256::digest(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut user = User { name, groups: groups.collect(), ..User::default() };
+    user.extra.insert(
+        "authentication.kubernetes.io/credential-id".to_owned(),
+        vec![format!("X509SHA256={digest}")],
+    );
+    Some(user.authenticated())
 }
+
+/// The bearer token of a request; other kinds of `Authorization` count as none.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?;
+    let Ok(text) = value.to_str() else {
+        // Bytes that no token contains; refused by verification rather than taken as anonymous.
+        return Some("\u{0}");
+    };
+    let mut words = text.trim().splitn(3, ' ');
+    let scheme = words.next()?;
+    let token = words.next()?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests;

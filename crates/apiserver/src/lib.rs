@@ -8,11 +8,15 @@
 //! ```
 
 pub mod auth;
+pub mod discovery;
 pub mod health;
 pub mod negotiate;
+pub mod paths;
+pub mod rbac;
 pub mod request;
 pub mod resources;
 pub mod respond;
+pub mod reviews;
 pub mod route;
 pub mod schema;
 pub mod server;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 
-use crate::health;
 use crate::request::Call;
 use crate::respond::Response;
 use crate::server::Api;
 use crate::status::Status;
+use crate::{health, paths};
 
 /// Answers an authenticated and authorized request.
 ///
@@ -18,7 +18,9 @@ use crate::status::Status;
 pub async fn route(api: &Arc<Api>, call: Call, body: Incoming) -> Result<Response, Status> {
     drop(body);
     if !call.info.is_resource {
-        return health::serve(api, &call).ok_or_else(Status::no_such_path);
+        return health::serve(api, &call)
+            .or_else(|| paths::serve(api, &call))
+            .ok_or_else(Status::no_such_path);
     }
     let info = &call.info;
     let catalog = api.catalog.load();

@@ -19,13 +19,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tombolo_runtime::shutdown::Shutdown;
 
+use crate::auth::jwt::{KeyError, Keys};
+use crate::auth::tokens::Tokens;
 use crate::auth::{Authenticator, Authorizer, Peer};
+use crate::rbac::bootstrap;
 use crate::request::{Call, Query, RequestInfo};
 use crate::resources::Catalog;
 use crate::respond::{self, Response};
 use crate::route;
 use crate::status::Status;
-use crate::store::{OpenError, Store};
+use crate::store::{OpenError, Store, WriteError};
 
 /// How long an accept loop pauses after an error, which is usually a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -66,6 +69,12 @@ pub enum BuildError {
     ClientCa { path: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error("read {path}")]
+    File { path: String, source: std::io::Error },
+    #[error("use the keys of service-account tokens")]
+    Keys(#[from] KeyError),
+    #[error("create the roles that every cluster starts with")]
+    Roles(#[source] WriteError),
     #[error("open the store")]
     Store(#[from] OpenError),
 }
@@ -107,6 +116,9 @@ impl Server {
     pub async fn build(settings: Settings, shutdown: Shutdown) -> Result<Self, BuildError> {
         let acceptor = Tls(TlsAcceptor::from(Arc::new(tls(&settings)?)));
         let store = Store::open(&settings.data_dir)?;
+        bootstrap::create(&store).await.map_err(BuildError::Roles)?;
+        let tokens = Tokens::new(Arc::new(token_keys(&settings)?), store.clone());
+        let authorizer = Authorizer::new(store.clone());
         let address = SocketAddr::new(settings.bind_address, settings.secure_port);
         let listen = |source| BuildError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -115,8 +127,8 @@ impl Server {
             settings,
             store,
             catalog: ArcSwap::from_pointee(Catalog::new([])),
-            authenticator: Authenticator::default(),
-            authorizer: Authorizer::default(),
+            authenticator: Authenticator::new(tokens, authorizer.clone()),
+            authorizer,
             shutdown,
             port,
         });
@@ -206,7 +218,7 @@ async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Result<Response, 
     let (mut parts, body) = request.into_parts();
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
-    let user = api.authenticator.authenticate(&parts).await?;
+    let user = api.authenticator.authenticate(&parts)?;
     api.authorizer.authorize(&user, &info)?;
     parts.extensions.insert(user.clone());
     Box::pin(route::route(api, Call { parts, info, query, user }, body)).await
@@ -240,6 +252,16 @@ fn tls(settings: &Settings) -> Result<rustls::ServerConfig, BuildError> {
         .map_err(|source| BuildError::Certificate { path, source })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+fn token_keys(settings: &Settings) -> Result<Keys, BuildError> {
+    let read = |path: &Path| {
+        std::fs::read(path)
+            .map_err(|source| BuildError::File { path: path.display().to_string(), source })
+    };
+    let signing = read(&settings.service_account_signing_key_file)?;
+    let public = read(&settings.service_account_key_file)?;
+    Ok(Keys::read(&settings.service_account_issuer, &signing, &public)?)
 }
 
 /// All certificates of a PEM file.

@@ -1,0 +1,100 @@
+//! Paths that are no resources: discovery, OpenAPI, token keys.
+//!
+//! Every answer is computed from the catalog of the moment.
+
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::discovery::{self, Dialect};
+use crate::request::Call;
+use crate::respond::{self, Response};
+use crate::server::Api;
+
+/// Answers the path, or nothing if it is not one of these.
+pub fn serve(api: &Api, call: &Call) -> Option<Response> {
+    let path = call.info.path.trim_end_matches('/');
+    let catalog = api.catalog.load();
+    let address = format!("{}:{}", api.settings.advertise_address, api.port);
+    let body = match path.split('/').skip(1).collect::<Vec<_>>()[..] {
+        ["api" | "apis"] => return Some(root(api, call, path == "/api", &address)),
+        ["api", version] => discovery::resources(&catalog, "", version),
+        ["apis", group] => discovery::group(&catalog, group),
+        ["apis", group, version] if !group.is_empty() => {
+            discovery::resources(&catalog, group, version)
+        }
+        [".well-known", "openid-configuration"] => Some(openid(api, &address)),
+        ["openid", "v1", "jwks"] => {
+            let keys = api.authenticator.tokens().keys().key_set();
+            return Some(respond::raw(200, "application/jwk-set+json", keys.to_string()));
+        }
+        [""] => Some(index()),
+        _ => None,
+    };
+    body.map(|body| respond::json(200, &body))
+}
+
+/// `/api` and `/apis`, in the dialect that the client asks for.
+fn root(api: &Api, call: &Call, core: bool, address: &str) -> Response {
+    let catalog = api.catalog.load();
+    let accept = call.parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let mut response = match accept.and_then(Dialect::of_accept) {
+        Some(dialect) => {
+            let body = discovery::aggregated(&catalog, dialect, core).to_string();
+            tagged(call, &dialect.content_type(), body)
+        }
+        None if core => respond::json(200, &discovery::core_versions(address)),
+        None => respond::json(200, &discovery::groups(&catalog)),
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// An answer with an `ETag` over its content; 304 if the client has it already.
+pub fn tagged(call: &Call, content_type: &str, body: String) -> Response {
+    let tag = format!("\"{}\"", digest(body.as_bytes()));
+    let known = call
+        .parts
+        .headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|known| known.split(',').any(|one| one.trim() == tag));
+    let mut response = if known {
+        let mut response = Response::new(respond::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        respond::raw(200, "application/json", body)
+    };
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(content_type) {
+        headers.insert(header::CONTENT_TYPE, value);
+    }
+    if let Ok(value) = HeaderValue::from_str(&tag) {
+        headers.insert(header::ETAG, value);
+    }
+    response
+}
+
+/// A hash of a document, as it appears in addresses and tags.
+pub fn digest(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha512};
+    Sha512::digest(bytes).iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+fn openid(api: &Api, address: &str) -> Value {
+    json!({
+        "issuer": api.authenticator.tokens().keys().issuer(),
+        "jwks_uri": format!("https://{address}/openid/v1/jwks"),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["RS256"],
+    })
+}
+
+/// `/`: where to look.
+fn index() -> Value {
+    json!({"paths": [
+        "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez",
+        "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version",
+    ]})
+}
