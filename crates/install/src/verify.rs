@@ -1,0 +1,268 @@
+//! Verifies a mesh: for every client cluster and every service of the sample, requests are sent
+//! and counted, and what is claimed about them is tested instead of eyeballed.
+//!
+//! A check holds when no request failed, every cluster with endpoints answered in a share that
+//! chance explains ([`statistics`]), requests took the way the networks demand, and the server saw
+//! the client over mutual TLS.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+pub mod exec;
+pub mod probe;
+pub mod statistics;
+pub mod ways;
+
+use crate::cluster::Cluster;
+use probe::Answers;
+use statistics::Verdict;
+use ways::Way;
+
+/// What is verified.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The mesh's name.
+    pub mesh: String,
+    pub members: Vec<Member>,
+    /// Where the sample lives.
+    pub namespace: String,
+    /// Requests per client cluster and service.
+    pub requests: u32,
+}
+
+/// One cluster that takes part.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub cluster: Cluster,
+    pub network: String,
+}
+
+/// A service of the sample that answers with who answered.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleService {
+    pub name: &'static str,
+    pub port: u16,
+    pub path: &'static str,
+}
+
+/// The services of the sample that have something to ask. `sleep` is the client.
+pub const SERVICES: &[SampleService] = &[SampleService { name: "helloworld", port: 5000, path: "/hello" }];
+
+/// The whole result: the document that `-o json` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub mesh: String,
+    pub ok: bool,
+    pub checks: Vec<Check>,
+    /// What a capture between the clusters saw, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plaintext: Option<Capture>,
+}
+
+/// A look at the wire between the clusters.
+#[derive(Clone, Debug, Serialize)]
+pub struct Capture {
+    /// Where it was taken.
+    pub on: String,
+    /// Packets that crossed while requests were sent.
+    pub packets: u64,
+    /// Packets that held the canary which every request carried.
+    pub canaries: u64,
+}
+
+/// One client cluster and one service.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// The client's cluster.
+    pub from: String,
+    /// `host:port`.
+    pub service: String,
+    pub sent: u32,
+    pub failed: u32,
+    pub answers: Vec<Answer>,
+    /// `direct` or `gateway`: how other clusters were reached.
+    pub path: &'static str,
+    /// The gateways that requests went through, `address:port`.
+    pub gateways: Vec<String>,
+    /// The server's identity as it was proved to the client.
+    pub peer: String,
+    /// The client's identity as the server saw it.
+    pub client: String,
+    pub mtls: bool,
+    pub balance: Verdict,
+    pub ok: bool,
+    /// What is wrong, in words; empty when the check holds.
+    pub problems: Vec<String>,
+}
+
+/// One pod's share of the answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    pub cluster: String,
+    pub version: String,
+    pub pod: String,
+    pub count: u32,
+}
+
+/// Why a mesh could not be verified at all, as opposed to failing verification.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error(transparent)]
+    Call(#[from] crate::cluster::CallError),
+    #[error("cluster {cluster}: no ready pod with label app=sleep in namespace {namespace}; deploy samples/sleep/sleep.yaml there")]
+    NoClient { cluster: String, namespace: String },
+    #[error(transparent)]
+    Exec(#[from] exec::ExecError),
+}
+
+/// Sends the requests of every check and judges them. `canary` is a text that every request
+/// carries, for whoever watches the wire.
+///
+/// # Errors
+/// When a cluster cannot be asked or has no client pod.
+pub async fn verify(target: &Target, canary: &str) -> Result<Report, VerifyError> {
+    let mut checks = Vec::new();
+    for service in SERVICES {
+        let pods = probe::pods(target, service).await?;
+        for member in &target.members {
+            let client = probe::client(member, &target.namespace).await?;
+            let way = ways::Meter::start(member, &client, &target.namespace, service).await?;
+            let answers = probe::send(member, &client, target, service, canary).await?;
+            let way = way.finish().await?;
+            checks.push(judge(target, member, service, &pods, &answers, &way));
+        }
+    }
+    let ok = checks.iter().all(|check| check.ok);
+    Ok(Report { mesh: target.mesh.clone(), ok, checks, plaintext: None })
+}
+
+impl Report {
+    /// Adds what a capture between the clusters saw; a canary on the wire fails the mesh.
+    pub fn with_capture(mut self, capture: Capture) -> Self {
+        if capture.canaries > 0 {
+            self.ok = false;
+        }
+        self.plaintext = Some(capture);
+        self
+    }
+}
+
+/// The ready pods of a service: name to cluster and version.
+pub type Pods = BTreeMap<String, probe::Pod>;
+
+fn judge(
+    target: &Target,
+    member: &Member,
+    service: &SampleService,
+    pods: &Pods,
+    answers: &Answers,
+    way: &Way,
+) -> Check {
+    let mut problems = Vec::new();
+    if answers.sent != target.requests {
+        problems.push(format!("{} of {} requests were sent", answers.sent, target.requests));
+    }
+    if let Some((why, count)) = answers.failures.iter().max_by_key(|(_, count)| **count) {
+        problems.push(format!("{} of {} requests failed, {count} of them with: {why}", answers.failed(), answers.sent));
+    }
+    let (listed, strangers) = shares(pods, answers);
+    problems.extend(strangers);
+    let balance = balance(pods, &listed);
+    if !balance.holds {
+        problems.push(balance.explain());
+    }
+    let crosses = target.members.iter().any(|other| other.network != member.network);
+    let away = pods.values().any(|pod| pod.network != member.network);
+    let path = if crosses && away { "gateway" } else { "direct" };
+    problems.extend(wrong_way(member, pods, way));
+    let mtls = answers.sent > 0 && answers.plaintext == 0 && answers.identities.len() == 1;
+    if !mtls {
+        problems.push(answers.explain_identities());
+    }
+    let (peer, client) = answers.identities.first().cloned().unwrap_or_default();
+    Check {
+        from: member.cluster.name().to_owned(),
+        service: format!("{}.{}.svc.cluster.local:{}", service.name, target.namespace, service.port),
+        sent: answers.sent,
+        failed: answers.failed(),
+        answers: listed,
+        path,
+        gateways: way.gateways.iter().cloned().collect(),
+        peer,
+        client,
+        mtls,
+        balance,
+        ok: problems.is_empty(),
+        problems,
+    }
+}
+
+/// Answers by pod, and complaints about answers from pods nobody knows.
+fn shares(pods: &Pods, answers: &Answers) -> (Vec<Answer>, Vec<String>) {
+    let mut listed = Vec::new();
+    let mut strangers = Vec::new();
+    for ((version, name), count) in &answers.by_pod {
+        match pods.get(name) {
+            Some(pod) => listed.push(Answer {
+                cluster: pod.cluster.clone(),
+                version: version.clone(),
+                pod: name.clone(),
+                count: *count,
+            }),
+            None => strangers.push(format!("{count} answers came from `{name}`, which is no ready pod of the service")),
+        }
+    }
+    listed.sort_by(|a, b| (&a.cluster, &a.pod).cmp(&(&b.cluster, &b.pod)));
+    (listed, strangers)
+}
+
+/// Compares each cluster's share with its share of the endpoints.
+fn balance(pods: &Pods, answers: &[Answer]) -> Verdict {
+    let mut endpoints: BTreeMap<&str, u32> = BTreeMap::new();
+    for pod in pods.values() {
+        *endpoints.entry(&pod.cluster).or_default() += 1;
+    }
+    let shares: Vec<_> = endpoints
+        .into_iter()
+        .map(|(cluster, weight)| {
+            let seen = answers.iter().filter(|answer| answer.cluster == cluster).map(|answer| answer.count).sum();
+            statistics::Share { name: cluster.to_owned(), weight, seen }
+        })
+        .collect();
+    statistics::test(&shares)
+}
+
+/// Requests to pods of other networks must go through a gateway, to those of the own network
+/// must not.
+fn wrong_way(member: &Member, pods: &Pods, way: &Way) -> Vec<String> {
+    let addresses: BTreeMap<&str, &probe::Pod> = pods.values().map(|pod| (pod.address.as_str(), pod)).collect();
+    let foreign: BTreeSet<&str> =
+        pods.values().filter(|pod| pod.network != member.network).map(|pod| pod.cluster.as_str()).collect();
+    let mut problems = Vec::new();
+    for direct in &way.direct {
+        let ip = direct.rsplit_once(':').map_or(direct.as_str(), |(ip, _)| ip);
+        match addresses.get(ip) {
+            Some(pod) if pod.network == member.network => (),
+            // The same address may exist on two networks; then the own network's pod is meant.
+            _ if pods.values().any(|pod| pod.address == ip && pod.network == member.network) => (),
+            Some(pod) => problems.push(format!(
+                "requests went to {direct} directly, which is pod {} on network {}",
+                pod.name, pod.network
+            )),
+            None => problems.push(format!("requests went to {direct}, which is no ready pod of the service")),
+        }
+    }
+    if foreign.is_empty() && !way.gateways.is_empty() {
+        let gateways: Vec<_> = way.gateways.iter().map(String::as_str).collect();
+        problems.push(format!("requests went through {} although every pod is on the same network", gateways.join(", ")));
+    }
+    if !foreign.is_empty() && way.gateways.is_empty() {
+        let clusters: Vec<_> = foreign.into_iter().collect();
+        problems.push(format!("no gateway was used, although {} is on another network", clusters.join(", ")));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests;
