@@ -28,6 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.type_name_domain(["."], "type.googleapis.com");
     config.compile_well_known_types();
     config.bytes([".google.protobuf.Any"]);
+    // Ordered maps, so that equal messages have equal bytes and a hash can be a version.
+    config.btree_map(["."]);
     config.include_file("mod.rs");
     tonic_prost_build::configure()
         .build_server(true)
