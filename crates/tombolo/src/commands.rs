@@ -1,6 +1,7 @@
 //! One module per command, and what all of them need.
 
 pub mod api_server;
+pub mod controllers;
 pub mod lab;
 
 use std::future::Future;

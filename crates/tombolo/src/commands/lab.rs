@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use tombolo_lab::preflight;
 
+use crate::commands::controllers;
 use crate::output;
 
 /// Make and break lab clusters on this machine.
@@ -18,6 +19,9 @@ pub struct Lab {
 enum LabCommand {
     /// Say whether this machine can run lab clusters, and what is missing.
     Check,
+    /// Run the controllers of a cluster.
+    #[command(hide = true)]
+    Controllers(Box<controllers::Flags>),
 }
 
 impl Lab {
@@ -28,6 +32,7 @@ impl Lab {
                 output::line("this machine can run lab clusters");
                 Ok(ExitCode::SUCCESS)
             }
+            LabCommand::Controllers(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         }
     }
 }
