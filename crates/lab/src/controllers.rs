@@ -22,6 +22,7 @@ mod cache;
 mod deployment;
 mod endpoints;
 mod failure;
+mod nodes;
 mod pods;
 mod queue;
 mod replicaset;
@@ -82,6 +83,7 @@ pub const NAMES: &[&str] = &[
     accounts::Accounts::NAME,
     deployment::Deployments::NAME,
     endpoints::EndpointSlices::NAME,
+    nodes::Nodes::NAME,
     replicaset::ReplicaSets::NAME,
     scheduler::Scheduler::NAME,
 ];
@@ -111,6 +113,7 @@ pub async fn launch(settings: &Settings, shutdown: &Shutdown) -> Result<(), RunE
     starts.add(|| accounts::Accounts::new(&caches, root_ca.clone()));
     starts.add(|| deployment::Deployments::new(&caches));
     starts.add(|| endpoints::EndpointSlices::new(&caches));
+    starts.add(|| nodes::Nodes::new(&caches));
     starts.add(|| replicaset::ReplicaSets::new(&caches));
     starts.add(|| scheduler::Scheduler::new(&caches));
     caches.start(shutdown).await;

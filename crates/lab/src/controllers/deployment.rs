@@ -350,8 +350,7 @@ impl Controller for Deployments {
         let mut owned = claim.owned().await?;
         owned.sort_by_key(|set| (set.creation_timestamp().map(|time| time.0), set.name_any()));
         let new = owned.iter().find(|set| revision::is_of_template(set, &spec.template)).cloned();
-        let old =
-            owned.into_iter().filter(|set| Some(set.uid()) != new.as_ref().map(|n| n.uid()));
+        let old = owned.into_iter().filter(|set| Some(set.uid()) != new.as_ref().map(|n| n.uid()));
         let mut pass = Pass { deployment, old: old.collect(), spec, new, event: None };
         if pass.deployment.metadata.deletion_timestamp.is_some() {
             return self.finish(&pass).await;
@@ -360,8 +359,7 @@ impl Controller for Deployments {
         if pass.spec.paused == Some(true) || resized {
             self.find_new(&mut pass, false).await?;
             let new = pass.new.as_deref().map(rollout::Set::of);
-            let plan =
-                rollout::rescale(&pass.strategy(), pass.wanted(), &sets_of(&pass.old), new);
+            let plan = rollout::rescale(&pass.strategy(), pass.wanted(), &sets_of(&pass.old), new);
             self.apply(&mut pass, plan).await?;
         } else {
             self.roll(&mut pass).await?;

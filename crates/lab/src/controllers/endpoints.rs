@@ -101,7 +101,8 @@ impl EndpointSlices {
             .in_namespace(&namespace)
             .into_iter()
             .filter(|slice| {
-                is_ours(slice) && slice.labels().get(SERVICE_NAME) == Some(&name)
+                is_ours(slice)
+                    && slice.labels().get(SERVICE_NAME) == Some(&name)
                     && slice.metadata.deletion_timestamp.is_none()
             })
             .collect();

@@ -206,10 +206,8 @@ pub async fn delete(client: &Client, cache: &Cache<Pod>, pod: &Pod) -> Result<()
     let api: Api<Pod> =
         Api::namespaced(client.clone(), &pod.metadata.namespace.clone().unwrap_or_default());
     let name = pod.name_any();
-    let preconditions =
-        Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-    let params =
-        DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+    let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
     unless_gone(api.delete(&name, &params).await).doing(|| format!("delete pod {name}"))?;
     cache.deleted(pod);
     Ok(())

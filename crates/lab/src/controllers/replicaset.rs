@@ -86,8 +86,7 @@ impl ReplicaSets {
             let now = batch.min(left);
             let params = PostParams::default();
             let calls = (0..now).map(|_| api.create(&params, &pod));
-            let made: Vec<_> =
-                futures::stream::iter(calls).buffer_unordered(8).collect().await;
+            let made: Vec<_> = futures::stream::iter(calls).buffer_unordered(8).collect().await;
             for result in made {
                 match result {
                     Ok(pod) => {

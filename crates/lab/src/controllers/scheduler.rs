@@ -21,7 +21,7 @@ use crate::controllers::pods;
 use crate::controllers::queue::{Key, Queue};
 use crate::controllers::work::{Controller, Events};
 
-mod fit;
+pub(crate) mod fit;
 pub(crate) mod quantity;
 
 const NAME: &str = "default-scheduler";
@@ -40,8 +40,8 @@ pub struct Scheduler {
 fn is_waiting(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let unbound = spec.is_some_and(|spec| spec.node_name.as_deref().unwrap_or("").is_empty());
-    let ours = spec
-        .is_some_and(|spec| spec.scheduler_name.as_deref().is_none_or(|name| name == NAME));
+    let ours =
+        spec.is_some_and(|spec| spec.scheduler_name.as_deref().is_none_or(|name| name == NAME));
     unbound && ours && pods::is_active(pod)
 }
 

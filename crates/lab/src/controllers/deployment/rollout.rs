@@ -87,7 +87,8 @@ pub(crate) fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
             let percent: i64 =
                 text.strip_suffix('%').and_then(|digits| digits.parse().ok()).unwrap_or(0);
             let hundredths = percent * i64::from(total);
-            let rounded = if round_up { (hundredths + 99).div_euclid(100) } else { hundredths / 100 };
+            let rounded =
+                if round_up { (hundredths + 99).div_euclid(100) } else { hundredths / 100 };
             i32::try_from(rounded).unwrap_or(i32::MAX)
         }
     }
@@ -156,12 +157,7 @@ pub(super) fn to_zero(sets: &[Set]) -> Plan {
 
 /// What a changed number of replicas means when the template has not changed, or while paused:
 /// one active set gets it all; a rollout in flight is scaled in proportion.
-pub(super) fn rescale(
-    strategy: &Strategy,
-    wanted: i32,
-    old: &[Set],
-    new: Option<Set>,
-) -> Plan {
+pub(super) fn rescale(strategy: &Strategy, wanted: i32, old: &[Set], new: Option<Set>) -> Plan {
     let active: Vec<_> = old.iter().filter(|set| set.wanted > 0).collect();
     let new_active = new.as_ref().is_some_and(|set| set.wanted > 0);
     let only = match (active.as_slice(), new_active) {

@@ -209,7 +209,12 @@ impl Facts<'_> {
     }
 
     /// Sets a condition; one that says the same already keeps its times.
-    fn put(&self, status: &mut DeploymentStatus, [kind, state, reason]: [&str; 3], message: String) {
+    fn put(
+        &self,
+        status: &mut DeploymentStatus,
+        [kind, state, reason]: [&str; 3],
+        message: String,
+    ) {
         let before = find(status, kind).cloned();
         if let Some(before) = &before
             && before.status == state

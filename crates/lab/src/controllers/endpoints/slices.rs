@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{
-    Endpoint, EndpointConditions, EndpointPort, EndpointSlice,
-};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
@@ -54,7 +52,8 @@ pub(super) fn target(pod: &Pod, port: &ServicePort) -> Option<i32> {
             let spec = pod.spec.as_ref()?;
             let sidecars = spec.init_containers.iter().flatten();
             let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
-            let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+            let ports =
+                spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
             ports
                 .filter(|found| found.protocol.as_deref().unwrap_or("TCP") == protocol)
                 .find(|found| found.name.as_ref() == Some(name))
@@ -152,18 +151,17 @@ fn wanted(
             let is_family = |address: &String| address.contains(':') == (family == "IPv6");
             let Some(address) = addresses(pod).into_iter().find(is_family) else { continue };
             let ports = sorted(ports(service, pod));
-            let has_ports = service.spec.as_ref().is_some_and(|s| s.ports.iter().flatten().count() > 0);
+            let has_ports =
+                service.spec.as_ref().is_some_and(|s| s.ports.iter().flatten().count() > 0);
             if ports.is_empty() && (has_ports || !is_headless(service)) {
                 continue;
             }
             let endpoint = endpoint(service, pod, address, zone);
             match groups.iter_mut().find(|group| group.ports == ports) {
                 Some(group) => group.endpoints.push(endpoint),
-                None => groups.push(Wanted {
-                    family: family.clone(),
-                    ports,
-                    endpoints: vec![endpoint],
-                }),
+                None => {
+                    groups.push(Wanted { family: family.clone(), ports, endpoints: vec![endpoint] })
+                }
             }
         }
         if groups.is_empty() {
@@ -340,10 +338,9 @@ mod tests {
             ]
         );
         let meta = &changes.create[0].metadata;
-        let want: BTreeMap<_, _> =
-            [("team", "a"), (SERVICE_NAME, "web"), (MANAGED_BY, OUR_SLICES)]
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                .into();
+        let want: BTreeMap<_, _> = [("team", "a"), (SERVICE_NAME, "web"), (MANAGED_BY, OUR_SLICES)]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
         assert_eq!(meta.labels.as_ref(), Some(&want));
     }
 
@@ -387,7 +384,8 @@ mod tests {
         let pods: Vec<_> =
             (0..150).map(|n| pod(&format!("p{n}"), &format!("10.10.1.{n}"), true, 80)).collect();
         let changes = plan(&named(), &pods, &[]);
-        let sizes: Vec<_> = changes.create.iter().map(|slice| slice.endpoints.iter().flatten().count()).collect();
+        let sizes: Vec<_> =
+            changes.create.iter().map(|slice| slice.endpoints.iter().flatten().count()).collect();
         assert_eq!(sizes, [100, 50]);
     }
 }

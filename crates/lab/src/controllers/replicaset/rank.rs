@@ -69,9 +69,8 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, node: &str, phase: &str, ready: Option<&str>, cost: Value) -> Arc<Pod> {
-        let conditions = ready.map(
-            |since| json!([{"type": "Ready", "status": "True", "lastTransitionTime": since}]),
-        );
+        let conditions = ready
+            .map(|since| json!([{"type": "Ready", "status": "True", "lastTransitionTime": since}]));
         let value = json!({
             "metadata": {"name": name, "annotations": {DELETION_COST: cost}},
             "spec": {"nodeName": node, "containers": []},

@@ -215,8 +215,7 @@ fn affinity_refusal(
 ) -> Option<String> {
     let there = |term: &PodAffinityTerm, owner: &Pod, wanted: &dyn Fn(&Pod) -> bool| {
         let zone = node.labels().get(&term.topology_key)?;
-        let same =
-            |other: &&Arc<Node>| other.labels().get(&term.topology_key) == Some(zone);
+        let same = |other: &&Arc<Node>| other.labels().get(&term.topology_key) == Some(zone);
         let names = nodes.iter().filter(same).map(|node| node.name_any());
         let mut all = names.flat_map(|name| placed.get(&name).into_iter().flatten());
         all.find(|other| wanted(other) && other.uid() != owner.uid()).map(|_| ())
@@ -296,7 +295,12 @@ mod tests {
         Arc::new(serde_json::from_value(value).unwrap())
     }
 
-    fn check(spec: Value, nodes: &[Arc<Node>], here: &[(&str, Vec<Arc<Pod>>)], want: Result<&str, &str>) {
+    fn check(
+        spec: Value,
+        nodes: &[Arc<Node>],
+        here: &[(&str, Vec<Arc<Pod>>)],
+        want: Result<&str, &str>,
+    ) {
         let placed = here.iter().map(|(n, p)| ((*n).to_owned(), p.clone())).collect();
         let got = choose(&pod("new", spec), nodes, &placed);
         assert_eq!(got.as_deref().map_err(String::as_str), want);
@@ -304,7 +308,10 @@ mod tests {
 
     #[test]
     fn the_least_crowded_node_wins() {
-        let nodes = [node("a", json!({}), json!({}), json!({})), node("b", json!({}), json!({}), json!({}))];
+        let nodes = [
+            node("a", json!({}), json!({}), json!({})),
+            node("b", json!({}), json!({}), json!({})),
+        ];
         check(json!({}), &nodes, &[("a", vec![pod("x", json!({}))])], Ok("b"));
     }
 
@@ -338,12 +345,16 @@ mod tests {
 
     #[test]
     fn required_node_affinity_by_expression_and_by_name_is_kept() {
-        let nodes = [node("a", json!({"gen": "3"}), json!({}), json!({})), node("b", json!({"gen": "7"}), json!({}), json!({}))];
+        let nodes = [
+            node("a", json!({"gen": "3"}), json!({}), json!({})),
+            node("b", json!({"gen": "7"}), json!({}), json!({})),
+        ];
         let wants = |term: Value| {
             json!({"affinity": {"nodeAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}})
         };
-        let newer = json!({"matchExpressions": [{"key": "gen", "operator": "Gt", "values": ["5"]}]});
+        let newer =
+            json!({"matchExpressions": [{"key": "gen", "operator": "Gt", "values": ["5"]}]});
         check(wants(newer), &nodes, &[], Ok("b"));
         let named =
             json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a"]}]});
@@ -352,7 +363,10 @@ mod tests {
 
     #[test]
     fn pods_that_must_be_apart_are_kept_apart() {
-        let nodes = [node("a", json!({"host": "a"}), json!({}), json!({})), node("b", json!({"host": "b"}), json!({}), json!({}))];
+        let nodes = [
+            node("a", json!({"host": "a"}), json!({}), json!({})),
+            node("b", json!({"host": "b"}), json!({}), json!({})),
+        ];
         let apart = json!({"affinity": {"podAntiAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": [
                 {"topologyKey": "host", "labelSelector": {"matchLabels": {"app": "web"}}}]}}});
