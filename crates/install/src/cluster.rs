@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, PropagationPolicy,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Config, Resource};
@@ -29,7 +31,10 @@ pub struct Cluster {
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster").field("name", &self.name).field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("name", &self.name)
+            .field("server", &self.server)
+            .finish_non_exhaustive()
     }
 }
 
@@ -61,7 +66,9 @@ impl CallError {
     /// Whether trying again may help: the server was not reached, or said so.
     fn is_passing(&self) -> bool {
         match &self.source {
-            kube::Error::Api(status) => status.code >= 500 || status.code == 429 || status.code == 409,
+            kube::Error::Api(status) => {
+                status.code >= 500 || status.code == 429 || status.code == 409
+            }
             kube::Error::HyperError(_) | kube::Error::Service(_) => true,
             _ => false,
         }
@@ -73,20 +80,28 @@ impl Cluster {
     ///
     /// # Errors
     /// When the kubeconfig cannot be read or has no such context.
-    pub async fn open(name: &str, file: Option<&Path>, context: Option<&str>) -> Result<Self, OpenError> {
+    pub async fn open(
+        name: &str,
+        file: Option<&Path>,
+        context: Option<&str>,
+    ) -> Result<Self, OpenError> {
         let kubeconfig = |source| OpenError::Kubeconfig { cluster: name.to_owned(), source };
         let read = match file {
             Some(file) => Kubeconfig::read_from(file),
             None => Kubeconfig::read(),
         };
-        let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-        let mut config =
-            Config::from_custom_kubeconfig(read.map_err(kubeconfig)?, &options).await.map_err(kubeconfig)?;
+        let options = KubeConfigOptions {
+            context: context.map(str::to_owned),
+            ..KubeConfigOptions::default()
+        };
+        let mut config = Config::from_custom_kubeconfig(read.map_err(kubeconfig)?, &options)
+            .await
+            .map_err(kubeconfig)?;
         config.connect_timeout = Some(CALL_TIMEOUT);
         config.read_timeout = Some(CALL_TIMEOUT);
         let server = config.cluster_url.to_string();
-        let client =
-            Client::try_from(config).map_err(|source| OpenError::Client { cluster: name.to_owned(), source })?;
+        let client = Client::try_from(config)
+            .map_err(|source| OpenError::Client { cluster: name.to_owned(), source })?;
         Ok(Self { name: name.to_owned(), server, client })
     }
 
@@ -117,13 +132,20 @@ impl Cluster {
         let resource = object.resource();
         match object.namespace().filter(|_| object.is_namespaced()) {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
-            None if object.is_namespaced() => Api::default_namespaced_with(self.client.clone(), &resource),
+            None if object.is_namespaced() => {
+                Api::default_namespaced_with(self.client.clone(), &resource)
+            }
             None => Api::all_with(self.client.clone(), &resource),
         }
     }
 
     /// Names the call that failed.
-    pub fn failed(&self, verb: &'static str, object: impl Into<String>, source: kube::Error) -> CallError {
+    pub fn failed(
+        &self,
+        verb: &'static str,
+        object: impl Into<String>,
+        source: kube::Error,
+    ) -> CallError {
         CallError { cluster: self.name.clone(), verb, object: object.into(), source }
     }
 
@@ -144,13 +166,20 @@ impl Cluster {
         self.patch(object, &PatchParams::apply(FIELD_MANAGER).force().dry_run()).await
     }
 
-    async fn patch(&self, object: &Object, params: &PatchParams) -> Result<DynamicObject, CallError> {
+    async fn patch(
+        &self,
+        object: &Object,
+        params: &PatchParams,
+    ) -> Result<DynamicObject, CallError> {
         let api = self.api(object);
-        let mut backoff =
-            tombolo_runtime::backoff::Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        let mut backoff = tombolo_runtime::backoff::Backoff::new(
+            Duration::from_millis(100),
+            Duration::from_secs(2),
+        );
         let mut attempts = 0;
         loop {
-            let error = match api.patch(object.name(), params, &Patch::Apply(object.value())).await {
+            let error = match api.patch(object.name(), params, &Patch::Apply(object.value())).await
+            {
                 Ok(applied) => return Ok(applied),
                 Err(error) => self.failed("apply", object.reference(), error),
             };
@@ -188,7 +217,9 @@ impl Cluster {
     {
         let name = object.meta().name.clone().unwrap_or_default();
         let reference = format!("{}/{name}", K::kind(&K::DynamicType::default()));
-        api.create(&PostParams::default(), object).await.map_err(|error| self.failed("create", reference, error))
+        api.create(&PostParams::default(), object)
+            .await
+            .map_err(|error| self.failed("create", reference, error))
     }
 
     /// Deletes an object and what it owns. That it is not there is no error.
@@ -196,8 +227,10 @@ impl Cluster {
     /// # Errors
     /// When the API server refuses or cannot be reached.
     pub async fn delete(&self, object: &Object) -> Result<bool, CallError> {
-        let params =
-            DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            ..DeleteParams::default()
+        };
         match self.api(object).delete(object.name(), &params).await {
             Ok(_) => Ok(true),
             Err(error) => {

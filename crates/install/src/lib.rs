@@ -1,13 +1,22 @@
 //! Renders, plans, applies, verifies and explains a mesh.
+//!
+//! In reading order: [`mesh_file`] is what the user writes, [`topology`] what follows from it,
+//! [`operator`] and [`render`] what is installed, [`mesh`] and [`install`] how, [`plan`] what that
+//! would change, and [`verify`] whether it works.
 
 pub mod cluster;
 pub mod eastwest;
+pub mod install;
+pub mod mesh;
 pub mod mesh_file;
 pub mod object;
 pub mod operator;
+pub mod plan;
 pub mod progress;
 pub mod remote_secret;
 pub mod render;
+pub mod sample;
 pub mod topology;
+pub mod trust;
 pub mod verify;
 pub mod wait;

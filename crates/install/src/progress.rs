@@ -40,7 +40,8 @@ impl Progress {
 
     /// Starts a step. `subject` is what it happens to, usually a cluster.
     pub fn step(&self, subject: &str, action: &str) -> Step {
-        let title = if subject.is_empty() { action.to_owned() } else { format!("{subject}: {action}") };
+        let title =
+            if subject.is_empty() { action.to_owned() } else { format!("{subject}: {action}") };
         let bar = self.live.as_ref().map(|live| {
             let bar = live.add(ProgressBar::new_spinner().with_message(title.clone()));
             bar.set_style(style("{spinner} {wide_msg} {elapsed}"));
@@ -86,7 +87,11 @@ impl Step {
 
     /// The step is done; `result` may name what came of it.
     pub fn done(mut self, result: &str) {
-        let text = if result.is_empty() { self.title.clone() } else { format!("{}: {result}", self.title) };
+        let text = if result.is_empty() {
+            self.title.clone()
+        } else {
+            format!("{}: {result}", self.title)
+        };
         self.finish("ok   ", &text);
     }
 

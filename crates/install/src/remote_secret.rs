@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use kube::Api;
 use serde_json::json;
 
@@ -66,6 +66,19 @@ pub fn is_loopback(server: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// The name a cluster has without being given one: the UID of its `kube-system` namespace.
+///
+/// # Errors
+/// When the namespace cannot be read.
+pub async fn default_name(cluster: &Cluster) -> Result<String, CallError> {
+    let namespaces: Api<Namespace> = Api::all(cluster.client().clone());
+    let found = namespaces
+        .get("kube-system")
+        .await
+        .map_err(|e| cluster.failed("get", "Namespace/kube-system", e))?;
+    Ok(found.metadata.uid.unwrap_or_default())
+}
+
 /// Makes the secret for `cluster`, issuing a token for its service account if there is none yet.
 ///
 /// # Errors
@@ -80,13 +93,15 @@ pub async fn create(cluster: &Cluster, request: &Request) -> Result<Object, Remo
 }
 
 /// The service account's CA bundle and token.
-async fn token(cluster: &Cluster, request: &Request) -> Result<(Vec<u8>, String), RemoteSecretError> {
+async fn token(
+    cluster: &Cluster,
+    request: &Request,
+) -> Result<(Vec<u8>, String), RemoteSecretError> {
     let Request { namespace, service_account, .. } = request;
     let accounts: Api<ServiceAccount> = cluster.namespaced(namespace);
-    let account = accounts
-        .get_opt(service_account)
-        .await
-        .map_err(|e| cluster.failed("get", format!("ServiceAccount/{namespace}/{service_account}"), e))?;
+    let account = accounts.get_opt(service_account).await.map_err(|e| {
+        cluster.failed("get", format!("ServiceAccount/{namespace}/{service_account}"), e)
+    })?;
     if account.is_none() {
         return Err(RemoteSecretError::NoAccount {
             cluster: request.name.clone(),
@@ -109,7 +124,10 @@ async fn token(cluster: &Cluster, request: &Request) -> Result<(Vec<u8>, String)
     let secrets: Api<Secret> = cluster.namespaced(namespace);
     let what = format!("Secret/{namespace}/{name} to hold a token");
     let data = wait::until(cluster, &what, TOKEN_LIMIT, None, || async {
-        let found = secrets.get_opt(&name).await.map_err(|e| cluster.failed("get", format!("Secret/{name}"), e))?;
+        let found = secrets
+            .get_opt(&name)
+            .await
+            .map_err(|e| cluster.failed("get", format!("Secret/{name}"), e))?;
         let data = found.and_then(|secret| secret.data).unwrap_or_default();
         let complete = data.contains_key("token") && data.contains_key("ca.crt");
         Ok(if complete { Look::Holds(data) } else { Look::Missing("no token yet".to_owned()) })
@@ -141,7 +159,8 @@ fn render(request: &Request, ca: &[u8], token: &str) -> Object {
         "current-context": name,
         "users": [{"name": name, "user": {"token": token}}],
     });
-    let kubeconfig = serde_saphyr::to_string(&kubeconfig).expect("JSON values can be written as YAML");
+    let kubeconfig =
+        serde_saphyr::to_string(&kubeconfig).expect("JSON values can be written as YAML");
     let (secret, key) = match request.kind {
         Type::Remote => (format!("istio-remote-secret-{name}"), name),
         Type::Config => ("istio-kubeconfig".to_owned(), "config"),
@@ -165,10 +184,17 @@ mod tests {
 
     #[test]
     fn loopback_servers_are_recognised_in_every_form() {
-        for server in ["https://127.0.0.1:6443", "https://localhost:6443", "https://[::1]:6443", "https://127.9.9.9"] {
+        for server in [
+            "https://127.0.0.1:6443",
+            "https://localhost:6443",
+            "https://[::1]:6443",
+            "https://127.9.9.9",
+        ] {
             assert!(is_loopback(server), "{server}");
         }
-        for server in ["https://172.18.0.2:6443", "https://api.example.org", "https://localhost.example.org"] {
+        for server in
+            ["https://172.18.0.2:6443", "https://api.example.org", "https://localhost.example.org"]
+        {
             assert!(!is_loopback(server), "{server}");
         }
     }

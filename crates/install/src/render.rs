@@ -15,6 +15,8 @@ mod rbac;
 mod remote;
 mod webhooks;
 
+pub use base::READER;
+
 /// Objects of one component, in the order they are applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Component {

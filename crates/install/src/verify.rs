@@ -6,6 +6,7 @@
 //! the client over mutual TLS.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -15,6 +16,8 @@ pub mod statistics;
 pub mod ways;
 
 use crate::cluster::Cluster;
+use crate::progress::Step;
+use crate::wait::{self, Look, WaitError};
 use probe::Answers;
 use statistics::Verdict;
 use ways::Way;
@@ -46,8 +49,13 @@ pub struct SampleService {
     pub path: &'static str,
 }
 
+/// Requests of a look at whether a mesh has settled: enough that two clusters both answer, but for
+/// one time in half a million.
+const WARM_UP: u32 = 20;
+
 /// The services of the sample that have something to ask. `sleep` is the client.
-pub const SERVICES: &[SampleService] = &[SampleService { name: "helloworld", port: 5000, path: "/hello" }];
+pub const SERVICES: &[SampleService] =
+    &[SampleService { name: "helloworld", port: 5000, path: "/hello" }];
 
 /// The whole result: the document that `-o json` prints.
 #[derive(Clone, Debug, Serialize)]
@@ -110,10 +118,14 @@ pub struct Answer {
 pub enum VerifyError {
     #[error(transparent)]
     Call(#[from] crate::cluster::CallError),
-    #[error("cluster {cluster}: no ready pod with label app=sleep in namespace {namespace}; deploy samples/sleep/sleep.yaml there")]
+    #[error(
+        "cluster {cluster}: no ready pod with label app=sleep in namespace {namespace}; deploy samples/sleep/sleep.yaml there"
+    )]
     NoClient { cluster: String, namespace: String },
     #[error(transparent)]
     Exec(#[from] exec::ExecError),
+    #[error(transparent)]
+    Wait(#[from] WaitError),
 }
 
 /// Sends the requests of every check and judges them. `canary` is a text that every request
@@ -135,6 +147,60 @@ pub async fn verify(target: &Target, canary: &str) -> Result<Report, VerifyError
     }
     let ok = checks.iter().all(|check| check.ok);
     Ok(Report { mesh: target.mesh.clone(), ok, checks, plaintext: None })
+}
+
+/// Waits until every cluster with endpoints answers every client without a failure: new pods,
+/// endpoints and certificates take a moment to be known everywhere.
+///
+/// # Errors
+/// When that does not happen within `limit`, with what was missing last; or when a cluster has no
+/// client pod.
+pub async fn settled(target: &Target, limit: Duration, step: &Step) -> Result<(), VerifyError> {
+    let few = Target { requests: WARM_UP, ..target.clone() };
+    for service in SERVICES {
+        for member in &target.members {
+            let client = probe::client(member, &target.namespace).await?;
+            let what = format!("{} to be answered by every cluster", service.name);
+            wait::until(&member.cluster, &what, limit, Some(step), || async {
+                Ok(match missing(&few, member, &client, service).await {
+                    Ok(None) => Look::Holds(()),
+                    Ok(Some(missing)) => Look::Missing(missing),
+                    Err(error) => Look::Missing(tombolo_runtime::errors::chain(&error).to_string()),
+                })
+            })
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// What is not settled yet between one client and a service.
+async fn missing(
+    target: &Target,
+    member: &Member,
+    client: &exec::Container,
+    service: &SampleService,
+) -> Result<Option<String>, VerifyError> {
+    let pods = probe::pods(target, service).await?;
+    let answers = probe::send(member, client, target, service, "warm-up").await?;
+    if let Some(why) = answers.failures.keys().next() {
+        return Ok(Some(why.clone()));
+    }
+    let answered: BTreeSet<&str> = answers
+        .by_pod
+        .keys()
+        .filter_map(|(_, pod)| pods.get(pod))
+        .map(|pod| pod.cluster.as_str())
+        .collect();
+    let silent: BTreeSet<&str> = pods
+        .values()
+        .map(|pod| pod.cluster.as_str())
+        .filter(|cluster| !answered.contains(cluster))
+        .collect();
+    if silent.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(format!("no answer from {}", silent.into_iter().collect::<Vec<_>>().join(", "))))
 }
 
 impl Report {
@@ -164,7 +230,11 @@ fn judge(
         problems.push(format!("{} of {} requests were sent", answers.sent, target.requests));
     }
     if let Some((why, count)) = answers.failures.iter().max_by_key(|(_, count)| **count) {
-        problems.push(format!("{} of {} requests failed, {count} of them with: {why}", answers.failed(), answers.sent));
+        problems.push(format!(
+            "{} of {} requests failed, {count} of them with: {why}",
+            answers.failed(),
+            answers.sent
+        ));
     }
     let (listed, strangers) = shares(pods, answers);
     problems.extend(strangers);
@@ -175,7 +245,7 @@ fn judge(
     let crosses = target.members.iter().any(|other| other.network != member.network);
     let away = pods.values().any(|pod| pod.network != member.network);
     let path = if crosses && away { "gateway" } else { "direct" };
-    problems.extend(wrong_way(member, pods, way));
+    problems.extend(wrong_way(&member.network, pods, way));
     let mtls = answers.sent > 0 && answers.plaintext == 0 && answers.identities.len() == 1;
     if !mtls {
         problems.push(answers.explain_identities());
@@ -183,7 +253,10 @@ fn judge(
     let (peer, client) = answers.identities.first().cloned().unwrap_or_default();
     Check {
         from: member.cluster.name().to_owned(),
-        service: format!("{}.{}.svc.cluster.local:{}", service.name, target.namespace, service.port),
+        service: format!(
+            "{}.{}.svc.cluster.local:{}",
+            service.name, target.namespace, service.port
+        ),
         sent: answers.sent,
         failed: answers.failed(),
         answers: listed,
@@ -210,7 +283,9 @@ fn shares(pods: &Pods, answers: &Answers) -> (Vec<Answer>, Vec<String>) {
                 pod: name.clone(),
                 count: *count,
             }),
-            None => strangers.push(format!("{count} answers came from `{name}`, which is no ready pod of the service")),
+            None => strangers.push(format!(
+                "{count} answers came from `{name}`, which is no ready pod of the service"
+            )),
         }
     }
     listed.sort_by(|a, b| (&a.cluster, &a.pod).cmp(&(&b.cluster, &b.pod)));
@@ -226,7 +301,11 @@ fn balance(pods: &Pods, answers: &[Answer]) -> Verdict {
     let shares: Vec<_> = endpoints
         .into_iter()
         .map(|(cluster, weight)| {
-            let seen = answers.iter().filter(|answer| answer.cluster == cluster).map(|answer| answer.count).sum();
+            let seen = answers
+                .iter()
+                .filter(|answer| answer.cluster == cluster)
+                .map(|answer| answer.count)
+                .sum();
             statistics::Share { name: cluster.to_owned(), weight, seen }
         })
         .collect();
@@ -235,31 +314,42 @@ fn balance(pods: &Pods, answers: &[Answer]) -> Verdict {
 
 /// Requests to pods of other networks must go through a gateway, to those of the own network
 /// must not.
-fn wrong_way(member: &Member, pods: &Pods, way: &Way) -> Vec<String> {
-    let addresses: BTreeMap<&str, &probe::Pod> = pods.values().map(|pod| (pod.address.as_str(), pod)).collect();
-    let foreign: BTreeSet<&str> =
-        pods.values().filter(|pod| pod.network != member.network).map(|pod| pod.cluster.as_str()).collect();
+fn wrong_way(network: &str, pods: &Pods, way: &Way) -> Vec<String> {
+    let addresses: BTreeMap<&str, &probe::Pod> =
+        pods.values().map(|pod| (pod.address.as_str(), pod)).collect();
+    let foreign: BTreeSet<&str> = pods
+        .values()
+        .filter(|pod| pod.network != network)
+        .map(|pod| pod.cluster.as_str())
+        .collect();
     let mut problems = Vec::new();
     for direct in &way.direct {
         let ip = direct.rsplit_once(':').map_or(direct.as_str(), |(ip, _)| ip);
         match addresses.get(ip) {
-            Some(pod) if pod.network == member.network => (),
+            Some(pod) if pod.network == network => (),
             // The same address may exist on two networks; then the own network's pod is meant.
-            _ if pods.values().any(|pod| pod.address == ip && pod.network == member.network) => (),
+            _ if pods.values().any(|pod| pod.address == ip && pod.network == network) => (),
             Some(pod) => problems.push(format!(
                 "requests went to {direct} directly, which is pod {} on network {}",
                 pod.name, pod.network
             )),
-            None => problems.push(format!("requests went to {direct}, which is no ready pod of the service")),
+            None => problems
+                .push(format!("requests went to {direct}, which is no ready pod of the service")),
         }
     }
     if foreign.is_empty() && !way.gateways.is_empty() {
         let gateways: Vec<_> = way.gateways.iter().map(String::as_str).collect();
-        problems.push(format!("requests went through {} although every pod is on the same network", gateways.join(", ")));
+        problems.push(format!(
+            "requests went through {} although every pod is on the same network",
+            gateways.join(", ")
+        ));
     }
     if !foreign.is_empty() && way.gateways.is_empty() {
         let clusters: Vec<_> = foreign.into_iter().collect();
-        problems.push(format!("no gateway was used, although {} is on another network", clusters.join(", ")));
+        problems.push(format!(
+            "no gateway was used, although {} is on another network",
+            clusters.join(", ")
+        ));
     }
     problems
 }

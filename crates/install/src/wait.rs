@@ -80,8 +80,12 @@ pub async fn established(cluster: &Cluster, name: &str, limit: Duration) -> Resu
     let api: Api<CustomResourceDefinition> = Api::all(cluster.client().clone());
     let what = format!("CustomResourceDefinition/{name} to be established");
     until(cluster, &what, limit, None, || async {
-        let found = api.get_opt(name).await.map_err(|e| cluster.failed("get", name.to_owned(), e))?;
-        let conditions = found.and_then(|crd| crd.status).and_then(|status| status.conditions).unwrap_or_default();
+        let found =
+            api.get_opt(name).await.map_err(|e| cluster.failed("get", name.to_owned(), e))?;
+        let conditions = found
+            .and_then(|crd| crd.status)
+            .and_then(|status| status.conditions)
+            .unwrap_or_default();
         let holds = conditions.iter().any(|c| c.type_ == "Established" && c.status == "True");
         Ok(if holds { Look::Holds(()) } else { Look::Missing("not established".to_owned()) })
     })
@@ -102,12 +106,18 @@ pub async fn rolled_out(
     let api: Api<Deployment> = cluster.namespaced(namespace);
     let what = format!("Deployment/{namespace}/{name} to roll out");
     until(cluster, &what, limit, step, || async {
-        let found = api.get_opt(name).await.map_err(|e| cluster.failed("get", format!("Deployment/{name}"), e))?;
-        let Some(deployment) = found else { return Ok(Look::Missing("it does not exist".to_owned())) };
+        let found = api
+            .get_opt(name)
+            .await
+            .map_err(|e| cluster.failed("get", format!("Deployment/{name}"), e))?;
+        let Some(deployment) = found else {
+            return Ok(Look::Missing("it does not exist".to_owned()));
+        };
         let want = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
         let status = deployment.status.unwrap_or_default();
         let seen = status.observed_generation >= deployment.metadata.generation;
-        let (updated, available) = (status.updated_replicas.unwrap_or(0), status.available_replicas.unwrap_or(0));
+        let (updated, available) =
+            (status.updated_replicas.unwrap_or(0), status.available_replicas.unwrap_or(0));
         let total = status.replicas.unwrap_or(0);
         if seen && updated == want && available == want && total == want {
             return Ok(Look::Holds(()));
@@ -140,7 +150,10 @@ async fn pod_trouble(cluster: &Cluster, namespace: &str, deployment: &str) -> Op
             if let Some(waiting) = waiting {
                 let reason = waiting.reason.unwrap_or_default();
                 let message = waiting.message.unwrap_or_default();
-                found.push(format!("; pod {name}, container {}: {reason} {message}", container.name));
+                found.push(format!(
+                    "; pod {name}, container {}: {reason} {message}",
+                    container.name
+                ));
             }
         }
         for condition in status.conditions.into_iter().flatten() {
@@ -166,7 +179,10 @@ pub async fn load_balancer_address(
     let api: Api<Service> = cluster.namespaced(namespace);
     let what = format!("Service/{namespace}/{name} to get a load-balancer address");
     until(cluster, &what, limit, step, || async {
-        let found = api.get_opt(name).await.map_err(|e| cluster.failed("get", format!("Service/{name}"), e))?;
+        let found = api
+            .get_opt(name)
+            .await
+            .map_err(|e| cluster.failed("get", format!("Service/{name}"), e))?;
         let address = found
             .and_then(|service| service.status)
             .and_then(|status| status.load_balancer)

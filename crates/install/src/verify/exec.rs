@@ -64,17 +64,23 @@ async fn run(
     any_exit: bool,
 ) -> Result<String, ExecError> {
     let pods: Api<Pod> = cluster.namespaced(&place.namespace);
-    let params = AttachParams::default().container(place.container.as_str()).stdout(true).stderr(true);
-    let mut process = pods.exec(&place.pod, command, &params).await.map_err(|source| ExecError::Start {
-        cluster: cluster.name().to_owned(),
-        pod: place.pod.clone(),
-        container: place.container.clone(),
-        source,
-    })?;
+    let params =
+        AttachParams::default().container(place.container.as_str()).stdout(true).stderr(true);
+    let mut process =
+        pods.exec(&place.pod, command, &params).await.map_err(|source| ExecError::Start {
+            cluster: cluster.name().to_owned(),
+            pod: place.pod.clone(),
+            container: place.container.clone(),
+            source,
+        })?;
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let status = process.take_status();
     let (out, err) = tokio::join!(read(stdout), read(stderr));
-    let failed = |source| ExecError::Read { cluster: cluster.name().to_owned(), pod: place.pod.clone(), source };
+    let failed = |source| ExecError::Read {
+        cluster: cluster.name().to_owned(),
+        pod: place.pod.clone(),
+        source,
+    };
     let (out, err) = (out.map_err(failed)?, err.map_err(failed)?);
     let ended = match status {
         Some(status) => status.await,

@@ -50,12 +50,19 @@ impl Answers {
     /// Why the identities do not show mutual TLS between exactly two identities.
     pub fn explain_identities(&self) -> String {
         if self.plaintext > 0 {
-            return format!("the server saw no client certificate in {} of {} requests", self.plaintext, self.sent);
+            return format!(
+                "the server saw no client certificate in {} of {} requests",
+                self.plaintext, self.sent
+            );
         }
         if self.identities.is_empty() {
             return "no answer told how the server saw its client".to_owned();
         }
-        let seen: Vec<_> = self.identities.iter().map(|(server, client)| format!("{server} saw {client}")).collect();
+        let seen: Vec<_> = self
+            .identities
+            .iter()
+            .map(|(server, client)| format!("{server} saw {client}"))
+            .collect();
         format!("more than one pair of identities was seen: {}", seen.join("; "))
     }
 }
@@ -89,16 +96,20 @@ pub async fn client(member: &Member, namespace: &str) -> Result<Container, Verif
     Ok(Container { namespace: namespace.to_owned(), pod: pod.name, container: "sleep".to_owned() })
 }
 
-async fn ready_pods(member: &Member, namespace: &str, selector: &str) -> Result<Vec<Pod>, VerifyError> {
+async fn ready_pods(
+    member: &Member,
+    namespace: &str,
+    selector: &str,
+) -> Result<Vec<Pod>, VerifyError> {
     let api: Api<KubernetesPod> = member.cluster.namespaced(namespace);
-    let list = api
-        .list(&ListParams::default().labels(selector))
-        .await
-        .map_err(|error| member.cluster.failed("list", format!("Pod/{namespace} with {selector}"), error))?;
+    let list = api.list(&ListParams::default().labels(selector)).await.map_err(|error| {
+        member.cluster.failed("list", format!("Pod/{namespace} with {selector}"), error)
+    })?;
     let ready = |pod: &KubernetesPod| {
         let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
         pod.metadata.deletion_timestamp.is_none()
-            && conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+            && conditions
+                .is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
     };
     Ok(list
         .items
@@ -179,8 +190,11 @@ impl Answers {
     fn count(&mut self, outcome: &str, headers: &[String], body: &str) {
         self.sent += 1;
         let mut parts = outcome.splitn(3, ' ');
-        let (exit, code, message) =
-            (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (exit, code, message) = (
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+        );
         if exit != "0" {
             *self.failures.entry(format!("curl {exit}: {message}")).or_default() += 1;
             return;
@@ -191,7 +205,10 @@ impl Answers {
             return;
         }
         let Some((version, pod)) = who(body) else {
-            *self.failures.entry(format!("an answer that names no version and instance: {}", body.trim())).or_default() += 1;
+            *self
+                .failures
+                .entry(format!("an answer that names no version and instance: {}", body.trim()))
+                .or_default() += 1;
             return;
         };
         *self.by_pod.entry((version, pod)).or_default() += 1;
@@ -221,7 +238,9 @@ fn identities(header: &str) -> Option<(String, String)> {
     let last = value.trim().rsplit(',').next()?;
     let field = |key: &str| {
         last.split(';')
-            .find_map(|field| field.trim().split_once('=').filter(|(name, _)| name.eq_ignore_ascii_case(key)))
+            .find_map(|field| {
+                field.trim().split_once('=').filter(|(name, _)| name.eq_ignore_ascii_case(key))
+            })
             .map(|(_, value)| value.trim_matches('"').to_owned())
     };
     Some((field("By")?, field("URI")?))
@@ -239,7 +258,8 @@ mod tests {
         assert_eq!(answers.failed(), 2);
         let failures: Vec<_> = answers.failures.keys().map(String::as_str).collect();
         assert_eq!(failures, ["HTTP 503: no healthy upstream", "curl 28: Operation timed out"]);
-        let pods: Vec<_> = answers.by_pod.keys().map(|(version, pod)| format!("{version} {pod}")).collect();
+        let pods: Vec<_> =
+            answers.by_pod.keys().map(|(version, pod)| format!("{version} {pod}")).collect();
         assert_eq!(pods, ["v1 helloworld-v1-x", "v2 helloworld-v2-y"]);
         assert_eq!(answers.plaintext, 1);
         let identities: Vec<_> = answers.identities.iter().collect();

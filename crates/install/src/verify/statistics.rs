@@ -45,7 +45,14 @@ pub fn test(shares: &[Share]) -> Verdict {
     let weights: f64 = shares.iter().map(|share| f64::from(share.weight)).sum();
     let freedom = u32::try_from(shares.len().saturating_sub(1)).unwrap_or(u32::MAX);
     if total == 0.0 || weights == 0.0 {
-        return Verdict { test: "chi-squared", statistic: 0.0, freedom, p: 0.0, significance: SIGNIFICANCE, holds: false };
+        return Verdict {
+            test: "chi-squared",
+            statistic: 0.0,
+            freedom,
+            p: 0.0,
+            significance: SIGNIFICANCE,
+            holds: false,
+        };
     }
     let statistic = shares
         .iter()
@@ -55,7 +62,14 @@ pub fn test(shares: &[Share]) -> Verdict {
         })
         .sum();
     let p = if freedom == 0 { 1.0 } else { upper_tail(statistic, freedom) };
-    Verdict { test: "chi-squared", statistic, freedom, p, significance: SIGNIFICANCE, holds: p >= SIGNIFICANCE }
+    Verdict {
+        test: "chi-squared",
+        statistic,
+        freedom,
+        p,
+        significance: SIGNIFICANCE,
+        holds: p >= SIGNIFICANCE,
+    }
 }
 
 /// The probability that a chi-squared variable with `freedom` degrees exceeds `x`: the regularised
@@ -84,7 +98,11 @@ mod tests {
     use super::*;
 
     fn shares(seen: &[(u32, u32)]) -> Vec<Share> {
-        let share = |(i, (weight, seen)): (usize, &(u32, u32))| Share { name: i.to_string(), weight: *weight, seen: *seen };
+        let share = |(i, (weight, seen)): (usize, &(u32, u32))| Share {
+            name: i.to_string(),
+            weight: *weight,
+            seen: *seen,
+        };
         seen.iter().enumerate().map(share).collect()
     }
 

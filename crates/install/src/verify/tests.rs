@@ -10,7 +10,10 @@ fn pods() -> Pods {
         };
         (name.to_owned(), pod)
     };
-    Pods::from([pod("a", "cluster01", "network1", "10.10.0.9"), pod("b", "cluster02", "network2", "10.10.0.9")])
+    Pods::from([
+        pod("a", "cluster01", "network1", "10.10.0.9"),
+        pod("b", "cluster02", "network2", "10.10.0.9"),
+    ])
 }
 
 #[test]
@@ -20,7 +23,8 @@ fn shares_are_by_cluster_and_strangers_are_reported() {
     answers.by_pod.insert(("v2".to_owned(), "b".to_owned()), 97);
     answers.by_pod.insert(("v3".to_owned(), "c".to_owned()), 1);
     let (listed, strangers) = shares(&pods(), &answers);
-    let counts: Vec<_> = listed.iter().map(|answer| (answer.cluster.as_str(), answer.count)).collect();
+    let counts: Vec<_> =
+        listed.iter().map(|answer| (answer.cluster.as_str(), answer.count)).collect();
     assert_eq!(counts, [("cluster01", 103), ("cluster02", 97)]);
     assert_eq!(strangers, ["1 answers came from `c`, which is no ready pod of the service"]);
     assert!(balance(&pods(), &listed).holds);

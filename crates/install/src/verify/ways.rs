@@ -40,7 +40,8 @@ impl<'a> Meter<'a> {
         namespace: &str,
         service: &SampleService,
     ) -> Result<Self, VerifyError> {
-        let upstream = format!("outbound|{}||{}.{namespace}.svc.cluster.local", service.port, service.name);
+        let upstream =
+            format!("outbound|{}||{}.{namespace}.svc.cluster.local", service.port, service.name);
         let before = read(member, client, &upstream).await?;
         Ok(Self { member, client: client.clone(), upstream, before })
     }
@@ -70,9 +71,21 @@ fn way(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Way {
     way
 }
 
-async fn read(member: &Member, client: &Container, upstream: &str) -> Result<BTreeMap<String, u64>, VerifyError> {
-    let command = ["curl", "--silent", "--show-error", "--fail", "--max-time", "10", "http://127.0.0.1:15000/clusters"]
-        .map(str::to_owned);
+async fn read(
+    member: &Member,
+    client: &Container,
+    upstream: &str,
+) -> Result<BTreeMap<String, u64>, VerifyError> {
+    let command = [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--max-time",
+        "10",
+        "http://127.0.0.1:15000/clusters",
+    ]
+    .map(str::to_owned);
     let text = exec::output(&member.cluster, client, &command, false).await?;
     Ok(requests(&text, upstream))
 }
