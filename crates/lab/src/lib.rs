@@ -8,6 +8,8 @@
 //! * [`supervisor`]: the first process of a lab's namespaces, owner of everything in it;
 //! * [`network`]: bridge, namespaces, addresses, the way in from the host;
 //! * [`pki`] and [`kubeconfig`]: certificates and the files that lead users to a cluster;
+//! * [`controllers`]: what turns Deployments into pods, Services into endpoints, and so on;
 //! * [`preflight`]: what the machine must have, checked before anything is created.
 
+pub mod controllers;
 pub mod preflight;
