@@ -10,6 +10,7 @@
 pub mod auth;
 pub mod discovery;
 pub mod health;
+pub mod kubelet;
 pub mod negotiate;
 pub mod paths;
 pub mod rbac;

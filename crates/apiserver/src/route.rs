@@ -8,7 +8,7 @@ use crate::request::Call;
 use crate::respond::Response;
 use crate::server::Api;
 use crate::status::Status;
-use crate::{health, paths};
+use crate::{health, kubelet, paths};
 
 /// Answers an authenticated and authorized request.
 ///
@@ -21,6 +21,9 @@ pub async fn route(api: &Arc<Api>, call: Call, body: Incoming) -> Result<Respons
         return health::serve(api, &call)
             .or_else(|| paths::serve(api, &call))
             .ok_or_else(Status::no_such_path);
+    }
+    if kubelet::serves(&call.info) {
+        return Box::pin(kubelet::serve(api, call)).await;
     }
     let info = &call.info;
     let catalog = api.catalog.load();

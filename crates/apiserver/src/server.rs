@@ -22,6 +22,7 @@ use tombolo_runtime::shutdown::Shutdown;
 use crate::auth::jwt::{KeyError, Keys};
 use crate::auth::tokens::Tokens;
 use crate::auth::{Authenticator, Authorizer, Peer};
+use crate::kubelet;
 use crate::rbac::bootstrap;
 use crate::request::{Call, Query, RequestInfo};
 use crate::resources::Catalog;
@@ -75,6 +76,8 @@ pub enum BuildError {
     Keys(#[from] KeyError),
     #[error("create the roles that every cluster starts with")]
     Roles(#[source] WriteError),
+    #[error("prepare connections to kubelets")]
+    Kubelet(#[from] kubelet::ClientError),
     #[error("open the store")]
     Store(#[from] OpenError),
 }
@@ -87,6 +90,7 @@ pub struct Api {
     pub catalog: ArcSwap<Catalog>,
     pub authenticator: Authenticator,
     pub authorizer: Authorizer,
+    pub kubelet: kubelet::Client,
     pub shutdown: Shutdown,
     /// The port clients reach; settled when the listener is bound.
     pub port: u16,
@@ -119,6 +123,7 @@ impl Server {
         bootstrap::create(&store).await.map_err(BuildError::Roles)?;
         let tokens = Tokens::new(Arc::new(token_keys(&settings)?), store.clone());
         let authorizer = Authorizer::new(store.clone());
+        let kubelet = kubelet::Client::new(&settings, shutdown.clone())?;
         let address = SocketAddr::new(settings.bind_address, settings.secure_port);
         let listen = |source| BuildError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -129,6 +134,7 @@ impl Server {
             catalog: ArcSwap::from_pointee(Catalog::new([])),
             authenticator: Authenticator::new(tokens, authorizer.clone()),
             authorizer,
+            kubelet,
             shutdown,
             port,
         });
