@@ -12,6 +12,7 @@ pub mod discovery;
 pub mod health;
 pub mod kubelet;
 pub mod negotiate;
+pub mod openapi;
 pub mod paths;
 pub mod rbac;
 pub mod request;

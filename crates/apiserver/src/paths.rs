@@ -6,6 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::discovery::{self, Dialect};
+use crate::openapi;
 use crate::request::Call;
 use crate::respond::{self, Response};
 use crate::server::Api;
@@ -21,6 +22,15 @@ pub fn serve(api: &Api, call: &Call) -> Option<Response> {
         ["apis", group] => discovery::group(&catalog, group),
         ["apis", group, version] if !group.is_empty() => {
             discovery::resources(&catalog, group, version)
+        }
+        ["openapi", "v2"] => return Some(tagged_document(call, openapi::v2_document(&catalog))),
+        ["openapi", "v3"] => return Some(tagged_document(call, openapi::index(&catalog))),
+        ["openapi", "v3", "api", version] => {
+            return openapi::document(&catalog, "", version).map(|doc| tagged_document(call, doc));
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            return openapi::document(&catalog, group, version)
+                .map(|document| tagged_document(call, document));
         }
         [".well-known", "openid-configuration"] => Some(openid(api, &address)),
         ["openid", "v1", "jwks"] => {
@@ -47,6 +57,10 @@ fn root(api: &Api, call: &Call, core: bool, address: &str) -> Response {
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     response
+}
+
+fn tagged_document(call: &Call, document: Value) -> Response {
+    tagged(call, "application/json", document.to_string())
 }
 
 /// An answer with an `ETag` over its content; 304 if the client has it already.

@@ -152,6 +152,11 @@ pub fn builtin(group: &str, version: &str, kind: &str) -> Option<Arc<Schema>> {
     TYPES.kinds.get(&format!("{group}/{version}/{kind}")).cloned()
 }
 
+/// A named built-in type, such as `core.v1.PodSpec`.
+pub fn named(name: &str) -> Option<&'static Schema> {
+    TYPES.types.get(name)
+}
+
 static TYPES: LazyLock<Types> = LazyLock::new(builtin::read);
 
 #[derive(Debug, Default)]
