@@ -22,6 +22,7 @@ mod cache;
 mod deployment;
 mod endpoints;
 mod failure;
+pub mod loadbalancer;
 mod nodes;
 mod pods;
 mod queue;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub only: Vec<String>,
     /// The PEM of the authority that pods verify the API server by; without it, the kubeconfig's.
     pub root_ca_file: Option<PathBuf>,
+    /// The cluster's own addresses for LoadBalancer Services, in the order they are handed out.
+    pub load_balancer_pool: Vec<loadbalancer::addresses::Range>,
 }
 
 /// Why the controllers did not start, or ended.
@@ -83,6 +86,7 @@ pub const NAMES: &[&str] = &[
     accounts::Accounts::NAME,
     deployment::Deployments::NAME,
     endpoints::EndpointSlices::NAME,
+    loadbalancer::LoadBalancers::NAME,
     nodes::Nodes::NAME,
     replicaset::ReplicaSets::NAME,
     scheduler::Scheduler::NAME,
@@ -113,6 +117,8 @@ pub async fn launch(settings: &Settings, shutdown: &Shutdown) -> Result<(), RunE
     starts.add(|| accounts::Accounts::new(&caches, root_ca.clone()));
     starts.add(|| deployment::Deployments::new(&caches));
     starts.add(|| endpoints::EndpointSlices::new(&caches));
+    let giver = loadbalancer::Giver::Lab(settings.load_balancer_pool.clone());
+    starts.add(|| loadbalancer::LoadBalancers::new(&caches, giver));
     starts.add(|| nodes::Nodes::new(&caches));
     starts.add(|| replicaset::ReplicaSets::new(&caches));
     starts.add(|| scheduler::Scheduler::new(&caches));

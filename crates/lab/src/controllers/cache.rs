@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -225,6 +226,37 @@ impl<K: Kind> Cache<K> {
         }
     }
 
+    /// Follows while `exists`; what is known is forgotten when it ends.
+    async fn follow_while(
+        self: Arc<Self>,
+        exists: Arc<watch::Sender<bool>>,
+        mut defined: watch::Receiver<bool>,
+        api: Api<K>,
+        shutdown: Shutdown,
+    ) {
+        let mut exists = exists.subscribe();
+        if defined.wait_for(|defined| *defined).await.is_err() {
+            return;
+        }
+        while !shutdown.is_draining() {
+            if *exists.borrow_and_update() {
+                let config = watcher::Config::default().any_semantic();
+                let follow = self.clone().follow(api.clone(), config, shutdown.clone());
+                tokio::select! {
+                    () = follow => (),
+                    _ = exists.wait_for(|exists| !*exists) => (),
+                }
+                self.forget_all_but(&HashSet::new());
+            } else {
+                self.synced.send_replace(true);
+                tokio::select! {
+                    () = shutdown.draining() => return,
+                    _ = exists.wait_for(|exists| *exists) => (),
+                }
+            }
+        }
+    }
+
     /// After a new list: what it did not hold is gone.
     fn forget_all_but(&self, listed: &HashSet<Key>) {
         let gone: Vec<Key> = {
@@ -235,6 +267,13 @@ impl<K: Kind> Cache<K> {
             self.remove(&key, None);
         }
     }
+}
+
+fn is_served(definition: &CustomResourceDefinition) -> bool {
+    let status = definition.status.as_ref();
+    let conditions = status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "Established" && c.status == "True")
+        && definition.metadata.deletion_timestamp.is_none()
 }
 
 type Start = Box<dyn FnOnce(&Shutdown) + Send>;
@@ -284,6 +323,32 @@ impl Caches {
         let follower = cache.clone();
         let start: Start = Box::new(move |shutdown: &Shutdown| {
             let task = follower.follow(api, config, shutdown.clone());
+            shutdown.spawn_essential("watch", task);
+        });
+        self.starts.lock().push((start, synced));
+        cache
+    }
+
+    /// The cache of a kind that exists only while the definition `crd` does.
+    pub fn optional<K: Kind>(&self, crd: &'static str) -> Arc<Cache<K>> {
+        let definitions = self.all::<CustomResourceDefinition>();
+        let mut held = self.held.lock();
+        if let Some(cache) = held.get(&(TypeId::of::<K>(), "")) {
+            return cache.clone().downcast().expect("the key holds the type");
+        }
+        let cache: Arc<Cache<K>> = Arc::default();
+        held.insert((TypeId::of::<K>(), ""), cache.clone());
+        let exists = Arc::new(watch::Sender::new(false));
+        let tell = exists.clone();
+        definitions.on_change(move |change| {
+            if change.states().any(|definition| definition.name_any() == crd) {
+                tell.send_replace(change.new.is_some_and(|definition| is_served(definition)));
+            }
+        });
+        let (api, synced) = (Api::all(self.client.clone()), cache.synced.subscribe());
+        let (follower, defined) = (cache.clone(), definitions.synced.subscribe());
+        let start: Start = Box::new(move |shutdown: &Shutdown| {
+            let task = follower.follow_while(exists, defined, api, shutdown.clone());
             shutdown.spawn_essential("watch", task);
         });
         self.starts.lock().push((start, synced));

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tombolo_lab::controllers::loadbalancer::addresses::Range;
 use tombolo_lab::controllers::{self, Settings};
 use tombolo_runtime::logs;
 
@@ -18,6 +19,9 @@ pub struct Flags {
     /// The certificate authority that pods verify the API server by [default: the kubeconfig's].
     #[arg(long, value_name = "FILE")]
     root_ca_file: Option<PathBuf>,
+    /// Addresses for LoadBalancer Services, as CIDR or FIRST-LAST.
+    #[arg(long, value_delimiter = ',', value_name = "RANGE")]
+    load_balancer_pool: Vec<Range>,
 }
 
 impl Flags {
@@ -27,6 +31,7 @@ impl Flags {
             kubeconfig: self.kubeconfig,
             only: self.only,
             root_ca_file: self.root_ca_file,
+            load_balancer_pool: self.load_balancer_pool,
         };
         super::block_on(async { Ok(controllers::run(settings).await?) })
     }
