@@ -7,13 +7,25 @@
 //!                           discovery, health, reviews
 //! ```
 
+pub mod admission;
+pub mod apply;
 pub mod auth;
+pub mod body;
+pub mod bootstrap;
+pub mod convert;
+pub mod crd;
+pub mod defaults;
 pub mod discovery;
 pub mod health;
+pub mod incoming;
+pub mod kinds;
 pub mod kubelet;
+pub mod managed;
 pub mod negotiate;
+pub mod object;
 pub mod openapi;
 pub mod paths;
+pub mod quantity;
 pub mod rbac;
 pub mod request;
 pub mod resources;
@@ -21,7 +33,12 @@ pub mod respond;
 pub mod reviews;
 pub mod route;
 pub mod schema;
+pub mod selector;
 pub mod server;
 pub mod status;
 pub mod store;
+pub mod strategic;
+pub mod subresources;
 pub mod table;
+pub mod validate;
+pub mod verbs;

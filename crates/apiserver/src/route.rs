@@ -5,18 +5,19 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 
 use crate::request::Call;
+use crate::resources::ResourceType;
 use crate::respond::Response;
 use crate::server::Api;
 use crate::status::Status;
-use crate::{health, kubelet, paths};
+use crate::verbs::options::WriteOptions;
+use crate::verbs::{Operation, create, delete, patch, read, update, watch};
+use crate::{body, health, kubelet, paths, respond, reviews, subresources};
 
 /// Answers an authenticated and authorized request.
 ///
 /// # Errors
 /// The refusal that the client gets.
-#[expect(clippy::unused_async, reason = "verbs read bodies and wait for the store")]
-pub async fn route(api: &Arc<Api>, call: Call, body: Incoming) -> Result<Response, Status> {
-    drop(body);
+pub async fn route(api: &Arc<Api>, mut call: Call, incoming: Incoming) -> Result<Response, Status> {
     if !call.info.is_resource {
         return health::serve(api, &call)
             .or_else(|| paths::serve(api, &call))
@@ -25,10 +26,72 @@ pub async fn route(api: &Arc<Api>, call: Call, body: Incoming) -> Result<Respons
     if kubelet::serves(&call.info) {
         return Box::pin(kubelet::serve(api, call)).await;
     }
+    let resource = resource(api, &call)?;
+    if reviews::serves(&call.info) {
+        return review(api, &call, incoming).await;
+    }
+    if resource.storage == "/namespaces" && resource.group.is_empty() {
+        // The namespace of a request about a namespace only matters to authorization.
+        call.info.namespace.clear();
+    }
+    if resource.namespaced
+        && call.info.namespace.is_empty()
+        && !matches!(call.info.verb.as_str(), "list" | "watch")
+    {
+        return Err(Status::method_not_allowed());
+    }
+    if !resource.namespaced && !call.info.namespace.is_empty() {
+        return Err(Status::no_such_path());
+    }
+    let options = WriteOptions::read(&call)?;
+    let operation = Operation {
+        api: Arc::clone(api),
+        call,
+        resource,
+        options,
+        warnings: parking_lot::Mutex::default(),
+    };
+    if let Some(warning) =
+        operation.resource.custom.as_ref().and_then(|c| c.deprecation_warning.as_ref())
+    {
+        operation.warn(warning.clone());
+    }
+    if !operation.subresource().is_empty() {
+        return subresources::serve(operation, incoming).await;
+    }
+    serve(operation, incoming).await
+}
+
+/// Answers objects that are never stored.
+async fn review(api: &Api, call: &Call, incoming: Incoming) -> Result<Response, Status> {
+    let object = body::parse(&call.parts.headers, &body::read(incoming).await?)?;
+    let answer = reviews::answer(api, &call.user, &call.info, object)?;
+    Ok(respond::json(201, &answer))
+}
+
+fn resource(api: &Arc<Api>, call: &Call) -> Result<Arc<ResourceType>, Status> {
     let info = &call.info;
     let catalog = api.catalog.load();
-    let _resource = catalog
-        .find(&info.group, &info.version, &info.resource)
-        .ok_or_else(Status::no_such_path)?;
-    Err(Status::method_not_allowed())
+    let found = catalog.find(&info.group, &info.version, &info.resource);
+    found.cloned().ok_or_else(Status::no_such_path)
+}
+
+async fn serve(operation: Operation, incoming: Incoming) -> Result<Response, Status> {
+    let verb = operation.call.info.verb.clone();
+    if !operation.resource.has_verb(&verb) {
+        return Err(Status::method_not_allowed());
+    }
+    match verb.as_str() {
+        "get" => read::get(&operation),
+        "list" => read::list(&operation),
+        "watch" => watch::watch(operation),
+        "create" => create::create(&operation, &body::read(incoming).await?).await,
+        "update" => update::update(&operation, &body::read(incoming).await?).await,
+        "patch" => patch::patch(&operation, &body::read(incoming).await?).await,
+        "delete" => delete::delete(&operation, &body::read(incoming).await?).await,
+        "deletecollection" => {
+            delete::delete_collection(&operation, &body::read(incoming).await?).await
+        }
+        _ => Err(Status::method_not_allowed()),
+    }
 }

@@ -22,14 +22,13 @@ use tombolo_runtime::shutdown::Shutdown;
 use crate::auth::jwt::{KeyError, Keys};
 use crate::auth::tokens::Tokens;
 use crate::auth::{Authenticator, Authorizer, Peer};
-use crate::kubelet;
-use crate::rbac::bootstrap;
 use crate::request::{Call, Query, RequestInfo};
 use crate::resources::Catalog;
 use crate::respond::{self, Response};
 use crate::route;
 use crate::status::Status;
 use crate::store::{OpenError, Store, WriteError};
+use crate::{bootstrap, kubelet, rbac};
 
 /// How long an accept loop pauses after an error, which is usually a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -74,7 +73,7 @@ pub enum BuildError {
     File { path: String, source: std::io::Error },
     #[error("use the keys of service-account tokens")]
     Keys(#[from] KeyError),
-    #[error("create the roles that every cluster starts with")]
+    #[error("create the objects that every cluster starts with")]
     Roles(#[source] WriteError),
     #[error("prepare connections to kubelets")]
     Kubelet(#[from] kubelet::ClientError),
@@ -92,6 +91,8 @@ pub struct Api {
     pub authorizer: Authorizer,
     pub kubelet: kubelet::Client,
     pub shutdown: Shutdown,
+    /// Held while a Service's address is chosen and stored.
+    pub services: Arc<tokio::sync::Mutex<()>>,
     /// The port clients reach; settled when the listener is bound.
     pub port: u16,
 }
@@ -112,6 +113,16 @@ impl std::fmt::Debug for Tls {
     }
 }
 
+impl Api {
+    /// Called after every write to a resource: follows what changes the server itself.
+    #[expect(clippy::unused_async, reason = "definitions write their own status")]
+    pub async fn changed(&self, storage: &str) {
+        if storage == "apiextensions.k8s.io/customresourcedefinitions" {
+            tracing::debug!("a definition changed");
+        }
+    }
+}
+
 impl Server {
     /// Opens store, keys and listener.
     ///
@@ -120,7 +131,7 @@ impl Server {
     pub async fn build(settings: Settings, shutdown: Shutdown) -> Result<Self, BuildError> {
         let acceptor = Tls(TlsAcceptor::from(Arc::new(tls(&settings)?)));
         let store = Store::open(&settings.data_dir)?;
-        bootstrap::create(&store).await.map_err(BuildError::Roles)?;
+        rbac::bootstrap::create(&store).await.map_err(BuildError::Roles)?;
         let tokens = Tokens::new(Arc::new(token_keys(&settings)?), store.clone());
         let authorizer = Authorizer::new(store.clone());
         let kubelet = kubelet::Client::new(&settings, shutdown.clone())?;
@@ -128,6 +139,7 @@ impl Server {
         let listen = |source| BuildError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let port = listener.local_addr().map_err(listen)?.port();
+        bootstrap::create(&store, &settings, port).await.map_err(BuildError::Roles)?;
         let api = Arc::new(Api {
             settings,
             store,
@@ -136,6 +148,7 @@ impl Server {
             authorizer,
             kubelet,
             shutdown,
+            services: Arc::default(),
             port,
         });
         Ok(Self { api, listener, acceptor })

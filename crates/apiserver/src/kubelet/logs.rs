@@ -42,7 +42,7 @@ pub async fn serve(api: &Api, call: &Call) -> Result<Response, Status> {
         let message = String::from_utf8_lossy(&bytes);
         return Err(relayed(parts.status.as_u16(), &message));
     }
-    let mut response = Response::new(body.map_err(Into::into).boxed());
+    let mut response = Response::new(body.map_err(Into::into).boxed_unsync());
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     Ok(response)

@@ -1,0 +1,6 @@
+//! Definitions themselves.
+
+use serde_json::Value;
+
+/// Fills in what a definition leaves open.
+pub fn defaults(_value: &mut Value) {}

@@ -1,0 +1,114 @@
+//! The verbs: what happens to a resource when it is read, written, deleted or watched.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::request::Call;
+use crate::resources::ResourceType;
+use crate::server::Api;
+use crate::status::Status;
+use crate::store::Key;
+
+pub mod create;
+pub mod delete;
+pub mod options;
+pub mod patch;
+pub mod read;
+pub mod show;
+pub mod update;
+pub mod watch;
+
+use options::WriteOptions;
+
+/// One request to one resource. Write verbs also carry options and gather warnings.
+#[derive(Debug)]
+pub struct Operation {
+    pub api: Arc<Api>,
+    pub call: Call,
+    pub resource: Arc<ResourceType>,
+    pub options: WriteOptions,
+    pub warnings: parking_lot::Mutex<Vec<String>>,
+}
+
+impl Operation {
+    /// Where the named object is kept.
+    pub fn key(&self, name: &str) -> Key {
+        let namespace = if self.resource.namespaced { &self.call.info.namespace } else { "" };
+        Key::new(&self.resource.storage, namespace, name)
+    }
+
+    /// 404 for the named object.
+    pub fn not_found(&self, name: &str) -> Status {
+        Status::not_found(&self.resource.group, &self.resource.plural, name)
+    }
+
+    /// 409 for a lost race over the named object.
+    pub fn modified(&self, name: &str) -> Status {
+        Status::modified(&self.resource.group, &self.resource.plural, name)
+    }
+
+    /// 403 for the named object.
+    pub fn forbidden(&self, name: &str, why: impl std::fmt::Display) -> Status {
+        Status::forbidden(&self.resource.group, &self.resource.plural, name, why)
+    }
+
+    /// Adds a warning that the client prints.
+    pub fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut warnings = self.warnings.lock();
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    /// The subresource, or "".
+    pub fn subresource(&self) -> &str {
+        &self.call.info.subresource
+    }
+
+    /// An object in the form in which it is kept.
+    pub fn newest(&self, name: &str) -> Option<Arc<crate::store::Stored>> {
+        self.api.store.newest(&self.key(name))
+    }
+
+    /// Checks a body's kind and version, filling them in where they are missing.
+    ///
+    /// # Errors
+    /// 400 when they are others.
+    pub fn check_kind(&self, object: &mut Value) -> Result<(), Status> {
+        let (version, kind) = (self.resource.api_version(), &self.resource.kind);
+        check_kind(object, &version, kind)
+    }
+}
+
+/// Checks a body's kind and version, filling them in where they are missing.
+///
+/// # Errors
+/// 400 when they are others.
+pub fn check_kind(object: &mut Value, version: &str, kind: &str) -> Result<(), Status> {
+    let Some(map) = object.as_object_mut() else {
+        return Err(Status::bad_request(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of \
+             type struct",
+        ));
+    };
+    for (field, wanted, what) in [("kind", kind, "kind"), ("apiVersion", version, "API version")] {
+        match map.get(field).and_then(Value::as_str) {
+            None | Some("") => drop(map.insert(field.to_owned(), wanted.into())),
+            Some(have) if have == wanted => (),
+            Some(have) if what == "kind" => {
+                return Err(Status::bad_request(format!(
+                    "{kind} in version \"{}\" cannot be handled as a {kind}: no kind \"{have}\" is registered for the internal version",
+                    version.rsplit('/').next().unwrap_or(version)
+                )));
+            }
+            Some(have) => {
+                return Err(Status::bad_request(format!(
+                    "the API version in the data ({have}) does not match the expected API version ({wanted})"
+                )));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Changing parts of an object: JSON patch, merge patch, strategic merge patch, apply.
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::update::{self, Managed, Written};
+use super::{Operation, show};
+use crate::apply;
+use crate::body;
+use crate::incoming;
+use crate::respond::Response;
+use crate::status::Status;
+use crate::strategic;
+
+const JSON_PATCH: &str = "application/json-patch+json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
+/// The most operations of a JSON patch.
+const MOST_OPERATIONS: usize = 10_000;
+
+/// Answers PATCH.
+///
+/// # Errors
+/// The refusal that the client gets.
+pub async fn patch(operation: &Operation, bytes: &Bytes) -> Result<Response, Status> {
+    let name = operation.call.info.name.clone();
+    let is_custom = operation.resource.custom.is_some();
+    if operation.options.force && body::media_type(&operation.call.parts.headers) != APPLY {
+        return Err(Status::new(
+            422,
+            "Invalid",
+            "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
+        ));
+    }
+    let written = match body::media_type(&operation.call.parts.headers) {
+        JSON_PATCH => {
+            let patch = json_patch(bytes)?;
+            edit(operation, &name, |object| {
+                json_patch::patch(object, &patch).map_err(|error| {
+                    Status::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {error}"))
+                })
+            })
+            .await?
+        }
+        MERGE_PATCH => {
+            let patch = body::json(bytes)?;
+            edit(operation, &name, |object| {
+                json_patch::merge(object, &patch);
+                Ok(())
+            })
+            .await?
+        }
+        STRATEGIC if !is_custom => {
+            let patch = body::json(bytes)?;
+            let schema = operation.resource.schema.clone();
+            edit(operation, &name, |object| {
+                strategic::apply(schema.as_deref(), object, &patch).map_err(Status::bad_request)
+            })
+            .await?
+        }
+        APPLY => apply::apply(operation, &name, bytes).await?,
+        _ => {
+            let mut accepted = vec![JSON_PATCH, MERGE_PATCH, APPLY];
+            if !is_custom {
+                accepted.insert(2, STRATEGIC);
+            }
+            return Err(Status::unsupported_media_type(&accepted));
+        }
+    };
+    let code = if written.created { 201 } else { 200 };
+    show::object(operation, code, &show::in_version(&operation.resource, &written.value))
+}
+
+fn json_patch(bytes: &[u8]) -> Result<json_patch::Patch, Status> {
+    let value = body::json(bytes)?;
+    if value.as_array().is_some_and(|list| list.len() > MOST_OPERATIONS) {
+        return Err(Status::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}"),
+        ));
+    }
+    serde_json::from_value(value)
+        .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))
+}
+
+/// Applies a change to the current state and writes the outcome.
+async fn edit(
+    operation: &Operation,
+    name: &str,
+    change: impl Fn(&mut Value) -> Result<(), Status>,
+) -> Result<Written, Status> {
+    update::replace(operation, name, Managed::ByUpdate, |old| {
+        let mut new = old.clone();
+        change(&mut new)?;
+        operation.check_kind(&mut new)?;
+        incoming::decode(operation, &mut new)?;
+        // A patch that does not touch the version does not depend on it.
+        if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
+            crate::object::set_meta(&mut new, "resourceVersion", Value::Null);
+        }
+        Ok(new)
+    })
+    .await
+}
