@@ -2,6 +2,7 @@
 
 pub mod api_server;
 pub mod controllers;
+pub mod install;
 pub mod lab;
 
 use std::future::Future;

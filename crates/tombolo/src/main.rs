@@ -29,6 +29,11 @@ enum Command {
     ApiServer(Box<commands::api_server::Flags>),
     /// Make and break lab clusters on this machine.
     Lab(commands::lab::Lab),
+    Install(commands::install::InstallCommand),
+    Uninstall(commands::install::UninstallCommand),
+    Manifest(commands::install::ManifestCommand),
+    CreateRemoteSecret(commands::install::RemoteSecretCommand),
+    EastwestGateway(commands::install::EastWestCommand),
 }
 
 impl Command {
@@ -36,6 +41,11 @@ impl Command {
         match self {
             Self::ApiServer(flags) => flags.run(),
             Self::Lab(lab) => lab.run(),
+            Self::Install(command) => command.run(),
+            Self::Uninstall(command) => command.run(),
+            Self::Manifest(command) => command.run(),
+            Self::CreateRemoteSecret(command) => command.run(),
+            Self::EastwestGateway(command) => command.run(),
         }
     }
 }
