@@ -4,6 +4,7 @@ pub mod api_server;
 pub mod controllers;
 pub mod install;
 pub mod lab;
+pub mod sample;
 
 use std::future::Future;
 

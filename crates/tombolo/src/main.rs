@@ -34,6 +34,8 @@ enum Command {
     Manifest(commands::install::ManifestCommand),
     CreateRemoteSecret(commands::install::RemoteSecretCommand),
     EastwestGateway(commands::install::EastWestCommand),
+    /// Run a sample application.
+    Sample(commands::sample::Sample),
 }
 
 impl Command {
@@ -46,6 +48,7 @@ impl Command {
             Self::Manifest(command) => command.run(),
             Self::CreateRemoteSecret(command) => command.run(),
             Self::EastwestGateway(command) => command.run(),
+            Self::Sample(sample) => sample.run(),
         }
     }
 }
