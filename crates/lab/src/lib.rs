@@ -2,14 +2,23 @@
 //!
 //! In reading order:
 //!
-//! * [`spec`]: what a cluster is asked to be; [`kind_config`]: the same from kind's own YAML;
+//! * [`spec`]: what a cluster is asked to be;
 //! * [`lab`]: the client. Starts the supervisor, creates, lists, breaks and deletes clusters;
 //! * [`control`]: what the client and the supervisor say to each other;
 //! * [`supervisor`]: the first process of a lab's namespaces, owner of everything in it;
 //! * [`network`]: bridge, namespaces, addresses, the way in from the host;
-//! * [`pki`] and [`kubeconfig`]: certificates and the files that lead users to a cluster;
+//! * [`directory`], [`pki`] and [`kubeconfig`]: a lab's files, certificates, and the files that
+//!   lead users to a cluster;
 //! * [`controllers`]: what turns Deployments into pods, Services into endpoints, and so on;
 //! * [`preflight`]: what the machine must have, checked before anything is created.
 
+pub mod control;
 pub mod controllers;
+pub mod directory;
+pub mod kubeconfig;
+pub mod lab;
+pub mod network;
+pub mod pki;
 pub mod preflight;
+pub mod spec;
+pub mod supervisor;

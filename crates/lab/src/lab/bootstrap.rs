@@ -1,0 +1,93 @@
+//! What every cluster must hold before its first pod: the roles of node agents, and the Service
+//! of cluster DNS at its well-known address.
+//!
+//! Applied server side, so that it does not matter whether some of it is there already.
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use crate::control::ClusterState;
+use crate::lab::LabError;
+
+/// The role of node agents, beside Kubernetes' own for nodes: they also play kube-proxy and
+/// cluster DNS, which watch Services and their endpoints.
+const NODE_ROLE: &str = "tombolo:node";
+
+/// Applies these objects.
+pub(super) async fn apply(client: &Client, state: &ClusterState) -> Result<(), LabError> {
+    let roles: Api<ClusterRole> = Api::all(client.clone());
+    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+    let services: Api<Service> = Api::namespaced(client.clone(), "kube-system");
+    let failed = |object: &str| {
+        let (name, object) = (state.name().clone(), object.to_owned());
+        move |source| LabError::Bootstrap { name, object, source: Box::new(source) }
+    };
+    let params = PatchParams::apply("tombolo-lab").force();
+    roles
+        .patch(NODE_ROLE, &params, &Patch::Apply(node_role()))
+        .await
+        .map_err(failed("ClusterRole tombolo:node"))?;
+    bindings
+        .patch(NODE_ROLE, &params, &Patch::Apply(node_binding()))
+        .await
+        .map_err(failed("ClusterRoleBinding tombolo:node"))?;
+    let address = state.spec.service_address(10).to_string();
+    services
+        .patch("kube-dns", &params, &Patch::Apply(dns_service(&address)))
+        .await
+        .map_err(failed("Service kube-system/kube-dns"))?;
+    Ok(())
+}
+
+fn node_role() -> Value {
+    let look = ["get", "list", "watch"];
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": NODE_ROLE},
+        "rules": [
+            {"apiGroups": [""], "verbs": look,
+             "resources": ["services", "endpoints", "namespaces", "nodes", "pods", "serviceaccounts"]},
+            {"apiGroups": [""], "verbs": look, "resources": ["configmaps", "secrets"]},
+            {"apiGroups": ["discovery.k8s.io"], "verbs": look, "resources": ["endpointslices"]},
+            {"apiGroups": [""], "verbs": ["create"], "resources": ["serviceaccounts/token"]},
+            {"apiGroups": ["", "events.k8s.io"], "verbs": ["create", "patch", "update"],
+             "resources": ["events"]},
+        ],
+    })
+}
+
+fn node_binding() -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": NODE_ROLE},
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NODE_ROLE},
+        "subjects": [
+            {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}],
+    })
+}
+
+/// Without a selector: every node answers at this address itself.
+fn dns_service(address: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kube-dns",
+            "namespace": "kube-system",
+            "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"},
+        },
+        "spec": {
+            "clusterIP": address,
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+            ],
+        },
+    })
+}
