@@ -3,6 +3,7 @@
 //! In reading order:
 //!
 //! * [`spec`]: what a cluster is asked to be;
+//! * [`kind_config`]: the same from kind's own YAML;
 //! * [`lab`]: the client. Starts the supervisor, creates, lists, breaks and deletes clusters;
 //! * [`control`]: what the client and the supervisor say to each other;
 //! * [`supervisor`]: the first process of a lab's namespaces, owner of everything in it;
@@ -15,6 +16,8 @@
 pub mod control;
 pub mod controllers;
 pub mod directory;
+pub mod inspect;
+pub mod kind_config;
 pub mod kubeconfig;
 pub mod lab;
 pub mod network;

@@ -1,15 +1,13 @@
 //! The control socket: one request per connection, answered when it is done.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tombolo_runtime::errors::chain;
@@ -97,9 +95,12 @@ impl Connection {
         let deletes = matches!(request, Request::Delete(_));
         let answer = self.handle(request, descriptors, &stream).await;
         let after = if deletes && self.clusters.is_empty() { After::Stop } else { After::Continue };
-        tokio::task::spawn_blocking(move || frames::send(&mut stream, &answer, &[]))
-            .await
-            .map_err(io::Error::other)??;
+        let sent = move || {
+            // Watching for the client's end may have changed this.
+            stream.set_nonblocking(false)?;
+            frames::send(&mut stream, &answer, &[])
+        };
+        tokio::task::spawn_blocking(sent).await.map_err(io::Error::other)??;
         Ok(after)
     }
 
@@ -198,10 +199,10 @@ impl Connection {
 
 /// Returns when the client has closed its end.
 async fn hung_up(stream: &UnixStream) {
-    let watched = stream
-        .as_fd()
-        .try_clone_to_owned()
-        .and_then(|fd| Ok(AsyncFd::register_with_interest(fd, Interest::READABLE)?));
+    let watched = stream.try_clone().and_then(|stream| {
+        stream.set_nonblocking(true)?;
+        tokio::net::UnixStream::from_std(stream)
+    });
     match watched {
         // A client sends nothing after its request, so anything readable is the end.
         Ok(watched) => drop(watched.readable().await),

@@ -139,10 +139,6 @@ impl Services {
         all.iter().filter(|service| wanted(&service.state.lock().name)).cloned().collect()
     }
 
-    /// Cancelled when the services are stopped.
-    pub(crate) fn stopping(&self) -> CancellationToken {
-        self.stop.clone()
-    }
 
     /// Adds work that belongs to the cluster and ends with it.
     pub(crate) fn track(
