@@ -1,4 +1,4 @@
-//! Reading request bodies: JSON or YAML, never protobuf, bounded in size.
+//! Reading request bodies: JSON, YAML or Kubernetes' protobuf, bounded in size.
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -8,9 +8,12 @@ use serde_json::Value;
 
 use crate::status::Status;
 
+mod protobuf;
+
 /// The largest body, as in Kubernetes.
 const LIMIT: usize = 3 * 1024 * 1024;
-const READABLE: &[&str] = &["application/json", "application/yaml"];
+const READABLE: &[&str] =
+    &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// Reads a whole body.
 ///
@@ -42,6 +45,9 @@ pub fn parse(headers: &HeaderMap, bytes: &Bytes) -> Result<Value, Status> {
     match media_type(headers) {
         "" | "application/json" | "*/*" => json(bytes),
         "application/yaml" | "text/yaml" => yaml(bytes),
+        "application/vnd.kubernetes.protobuf" => {
+            protobuf::read(bytes).map_err(|error| Status::bad_request(error.to_string()))
+        }
         _ => Err(Status::unsupported_media_type(READABLE)),
     }
 }

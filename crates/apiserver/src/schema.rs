@@ -61,6 +61,21 @@ pub struct Object {
 pub struct Field {
     pub schema: Schema,
     pub required: bool,
+    pub zero: Zero,
+    /// Number in protobuf; several when the field's message is inlined in JSON.
+    pub tag: Vec<u32>,
+}
+
+/// What Go writes for a field that holds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Zero {
+    /// Neither absent nor zero values are written.
+    #[default]
+    Omitted,
+    /// A pointer: zero is a value like any other.
+    Kept,
+    /// Even an absent value is written, as zero.
+    Written,
 }
 
 /// `x-kubernetes-list-type`.

@@ -2,12 +2,13 @@
 //!
 //! Type letters: s string, y bytes, b boolean, i int32, l int64, n number, q quantity, x integer
 //! or string, t time, T time with microseconds, r anything; `[]`, `{}` lists and maps; `@` names.
+//! Flags: `!` required, `#` number in protobuf, `+` written even when empty, `*` zero is a value.
 
 use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Field, Kind, ListType, Object, PatchRule, Schema, Types};
+use super::{Field, Kind, ListType, Object, PatchRule, Schema, Types, Zero};
 
 const TABLE: &str = include_str!("../../data/builtin-types.txt");
 
@@ -44,9 +45,16 @@ fn add_field(owner: &str, schema: &mut Schema, line: &'static str) {
     let (Some(name), Some(kind)) = (words.next(), words.next()) else { return };
     let mut field = Schema::of(kind_of(kind));
     let mut required = false;
+    let mut zero = Zero::Omitted;
+    let mut tag = Vec::new();
     for flag in words {
         match flag.split_once('=') {
             None if flag == "!" => required = true,
+            None if flag == "+" => zero = Zero::Written,
+            None if flag == "*" => zero = Zero::Kept,
+            None if flag.starts_with('#') => {
+                tag = flag[1..].split('.').filter_map(|number| number.parse().ok()).collect();
+            }
             None if flag == "set" => field.list = ListType::Set,
             None => field.atomic = flag == "atomic",
             Some(("keys", keys)) => {
@@ -65,7 +73,7 @@ fn add_field(owner: &str, schema: &mut Schema, line: &'static str) {
         field.default = Some(json!("TCP"));
     }
     if let Kind::Object(object) = &mut schema.kind {
-        object.fields.insert(name.to_owned(), Field { schema: field, required });
+        object.fields.insert(name.to_owned(), Field { schema: field, required, zero, tag });
     }
 }
 

@@ -1,9 +1,9 @@
 //! Reading a body against its schema: types are checked as Go's decoder would, unknown fields are
 //! dropped and named, and what Go leaves out when it writes (nulls, empty lists and maps) goes.
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
-use super::{Kind, Schema};
+use super::{Kind, Schema, Zero};
 
 /// A value of the wrong type, in the words of Go's JSON decoder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,10 +72,8 @@ impl Reader {
             self.path.push(name.clone());
             self.read(field, child)?;
             self.path.pop();
-            if is_left_out(field, child) {
-                map.remove(&name);
-            }
         }
+        settle_zeros(schema, map);
         Ok(())
     }
 
@@ -225,12 +223,49 @@ impl Reader {
     }
 }
 
-/// Go writes neither empty lists nor empty maps for most fields.
-fn is_left_out(schema: &Schema, value: &Value) -> bool {
-    match (&schema.kind, value) {
-        (Kind::Array(_), Value::Array(items)) => items.is_empty(),
-        (Kind::Map(_), Value::Object(map)) => map.is_empty(),
-        _ => false,
+/// Drops and adds what Go does when it writes a struct: see [`Zero`].
+fn settle_zeros(schema: &Schema, map: &mut Map<String, Value>) {
+    let Kind::Object(object) = &schema.kind else { return };
+    for (name, field) in &object.fields {
+        match field.zero {
+            Zero::Omitted => {
+                if map.get(name).is_some_and(|value| is_zero(&field.schema, value)) {
+                    map.remove(name);
+                }
+            }
+            Zero::Kept => (),
+            Zero::Written => {
+                if !map.contains_key(name) {
+                    map.insert(name.clone(), zero(&field.schema));
+                }
+            }
+        }
+    }
+}
+
+fn is_zero(schema: &Schema, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(on) => !on,
+        Value::String(text) => text.is_empty(),
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => matches!(schema.kind, Kind::Map(_)) && map.is_empty(),
+    }
+}
+
+fn zero(schema: &Schema) -> Value {
+    match &schema.resolve().kind {
+        Kind::String => "".into(),
+        Kind::Boolean => false.into(),
+        Kind::Integer(_) | Kind::Number | Kind::IntOrString => 0.into(),
+        Kind::Quantity => "0".into(),
+        Kind::Object(_) => {
+            let mut map = Map::new();
+            settle_zeros(schema.resolve(), &mut map);
+            Value::Object(map)
+        }
+        _ => Value::Null,
     }
 }
 
@@ -249,9 +284,15 @@ mod tests {
         });
         let unknown = decode(&schema, "Deployment", &mut object).unwrap();
         assert_eq!(unknown, ["spec.template.spec.containers[0].imagee", "spec.x"]);
+        // What Go writes even when it is empty is there, as it is in Kubernetes.
         let cleaned = json!({
             "metadata": {"name": "a"},
-            "spec": {"replicas": 1, "template": {"spec": {"containers": [{"name": "a"}]}}},
+            "spec": {
+                "replicas": 1,
+                "strategy": {},
+                "template": {"metadata": {}, "spec": {"containers": [{"name": "a", "resources": {}}]}},
+            },
+            "status": {},
         });
         assert_eq!(object, cleaned);
     }
