@@ -11,6 +11,7 @@
 //! * [`directory`], [`pki`] and [`kubeconfig`]: a lab's files, certificates, and the files that
 //!   lead users to a cluster;
 //! * [`controllers`]: what turns Deployments into pods, Services into endpoints, and so on;
+//! * [`node`]: the node agent, which runs pods, answers Service addresses and names;
 //! * [`preflight`]: what the machine must have, checked before anything is created.
 
 pub mod control;
@@ -22,6 +23,7 @@ pub mod kubeconfig;
 pub mod lab;
 pub mod network;
 pub mod pki;
+pub mod node;
 pub mod preflight;
 pub mod spec;
 pub mod supervisor;

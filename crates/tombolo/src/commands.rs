@@ -4,6 +4,7 @@ pub mod api_server;
 pub mod controllers;
 pub mod install;
 pub mod lab;
+pub mod node;
 pub mod sample;
 
 use std::future::Future;
@@ -12,13 +13,17 @@ use anyhow::Context as _;
 
 /// Runs `future` on a multi-threaded runtime made for it.
 pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    // The provider is chosen once per process; a second installation only says so.
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        tracing::debug!("the TLS provider was installed before");
-    }
+    choose_tls_provider();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("start the async runtime")?
         .block_on(future)
+}
+
+/// Chooses the TLS provider of the process; a second choice only says so.
+pub fn choose_tls_provider() {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("the TLS provider was installed before");
+    }
 }

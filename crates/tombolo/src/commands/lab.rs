@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use tombolo_lab::node::container::become_container::become_container;
 use tombolo_lab::preflight;
 use tombolo_lab::spec::ClusterName;
 
-use crate::commands::{block_on, controllers};
+use crate::commands::{block_on, controllers, node};
 use crate::output;
 use settings::{lab, lab_settings, user_kubeconfig};
 
@@ -84,6 +85,12 @@ enum LabCommand {
     /// Be process 1 of a node.
     #[command(hide = true)]
     Init(inside::Init),
+    /// Run a node of a cluster: its pods, service addresses and DNS.
+    #[command(hide = true)]
+    Node(Box<node::Flags>),
+    /// Become a container; the node agent starts this.
+    #[command(hide = true)]
+    BecomeContainer,
 }
 
 impl Lab {
@@ -117,6 +124,8 @@ impl Lab {
             LabCommand::Controllers(flags) => flags.run().map(|()| ExitCode::SUCCESS),
             LabCommand::Supervisor(command) => command.run(),
             LabCommand::Init(command) => command.run(),
+            LabCommand::Node(flags) => flags.run().map(|()| ExitCode::SUCCESS),
+            LabCommand::BecomeContainer => Ok(become_container()),
         }
     }
 }

@@ -35,20 +35,20 @@ pub(crate) fn all() -> u64 {
 /// # Errors
 /// The first name that is no capability.
 pub(crate) fn capabilities(add: &[String], drop: &[String]) -> Result<u64, String> {
-    let mask = |names: &mut dyn Iterator<Item = &str>| -> Result<u64, String> {
-        names.try_fold(0, |mask, name| {
+    let mask = |names: &[String]| -> Result<u64, String> {
+        names.iter().try_fold(0, |mask, name| {
             let plain = name.strip_prefix("CAP_").unwrap_or(name).to_ascii_uppercase();
             if plain == "ALL" {
                 return Ok(all());
             }
-            let bit = NAMES.iter().position(|known| *known == plain).ok_or(name)?;
+            let bit = NAMES.iter().position(|known| *known == plain).ok_or_else(|| name.clone())?;
             Ok(mask | 1 << bit)
         })
     };
-    let default = mask(&mut DEFAULT.into_iter())?;
-    let add = mask(&mut add.iter().map(String::as_str))?;
+    let default = mask(&DEFAULT.map(str::to_owned))?;
+    let add = mask(add)?;
     let drop_all = drop.iter().any(|name| name.eq_ignore_ascii_case("ALL"));
-    let drop = mask(&mut drop.iter().map(String::as_str))?;
+    let drop = mask(drop)?;
     // "drop ALL, add X" means X alone, so what is added wins over ALL.
     Ok(if drop_all { add } else { (default | add) & !drop })
 }

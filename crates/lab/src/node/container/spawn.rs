@@ -76,7 +76,7 @@ fn spawn(
     hand_over: &[BorrowedFd<'_>],
 ) -> io::Result<Child> {
     let mut command = Command::new(program);
-    command.args(["lab", "container"]).env_clear().kill_on_drop(false);
+    command.args(["lab", "become-container"]).env_clear().kill_on_drop(false);
     command.stdin(socket).stdout(output.stdout).stderr(output.stderr);
     let own = File::open("/proc/self/ns/pid")?;
     for descriptor in hand_over {

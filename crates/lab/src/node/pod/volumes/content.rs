@@ -166,8 +166,8 @@ impl Tokens {
             return Ok(token.text.clone());
         }
         let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: if audience.is_empty() { Vec::new() } else { vec![audience] },
+            spec: Some(TokenRequestSpec {
+                audiences: (!audience.is_empty()).then(|| vec![audience]),
                 expiration_seconds: Some(key.1),
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".into()),
@@ -175,7 +175,7 @@ impl Tokens {
                     name: pod.metadata.name.clone(),
                     uid: pod.metadata.uid.clone(),
                 }),
-            },
+            }),
             ..TokenRequest::default()
         };
         let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_else(|| "default".into());
@@ -193,11 +193,12 @@ impl Tokens {
                 None => return Err(failed(&tombolo_runtime::errors::chain(&error))),
             },
         };
+        let text = status.token.ok_or_else(|| failed(&"the answer holds none"))?;
         // As kubelet: after four fifths of its life, or a day.
-        let life = status.expiration_timestamp.0.duration_since(now);
+        let life = status.expiration_timestamp.map_or(SignedDuration::from_secs(key.1), |end| end.0.duration_since(now));
         let renew = now + (life * 4 / 5).min(SignedDuration::from_hours(24));
-        self.held.insert(key, Token { text: status.token.clone(), renew });
-        Ok(status.token)
+        self.held.insert(key, Token { text: text.clone(), renew });
+        Ok(text)
     }
 }
 
