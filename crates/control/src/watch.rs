@@ -1,3 +1,4 @@
 //! Step 1: clusters in, events out. One client per cluster, one watch per kind.
 
 pub mod clusters;
+pub mod extract;

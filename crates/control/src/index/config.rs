@@ -12,7 +12,9 @@ use tombolo_crds::document;
 use tombolo_crds::networking::{
     DestinationRule, Gateway, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
 };
-use tombolo_crds::security::{AuthorizationPolicy, PeerAuthentication};
+use tombolo_crds::security::{
+    Action, AuthorizationPolicy, MutualTls, MutualTlsMode, PeerAuthentication, Rule,
+};
 use tombolo_model::id::{ClusterId, Host, ObjectName};
 
 use crate::diagnostic::Diagnostic;
@@ -42,6 +44,8 @@ pub struct Configured<T> {
     pub created: i64,
     /// What it says.
     pub spec: T,
+    /// The paths within the specification that are not implemented.
+    pub unknown: Vec<String>,
 }
 
 impl<T> Configured<T> {
@@ -89,10 +93,20 @@ pub(crate) fn of(live: &Live, diagnostics: &mut Vec<Diagnostic>) -> Config {
         }
     }
     Config {
-        authorization_policies: read(cluster, kind("AuthorizationPolicy"), diagnostics),
+        authorization_policies: read_guarding(
+            cluster,
+            kind("AuthorizationPolicy"),
+            deny_everything,
+            diagnostics,
+        ),
         destination_rules: read(cluster, kind("DestinationRule"), diagnostics),
         gateways: read(cluster, kind("Gateway"), diagnostics),
-        peer_authentications: read(cluster, kind("PeerAuthentication"), diagnostics),
+        peer_authentications: read_guarding(
+            cluster,
+            kind("PeerAuthentication"),
+            demand_mutual_tls,
+            diagnostics,
+        ),
         service_entries: read(cluster, kind("ServiceEntry"), diagnostics),
         sidecars: read(cluster, kind("Sidecar"), diagnostics),
         virtual_services: read(cluster, kind("VirtualService"), diagnostics),
@@ -100,31 +114,72 @@ pub(crate) fn of(live: &Live, diagnostics: &mut Vec<Diagnostic>) -> Config {
     }
 }
 
+/// What stands for an authorization policy that cannot be read: nobody may call its namespace.
+fn deny_everything() -> AuthorizationPolicy {
+    let rules = vec![Rule::default()];
+    AuthorizationPolicy { action: Action::Deny, rules, ..AuthorizationPolicy::default() }
+}
+
+/// What stands for a peer authentication that cannot be read: mutual TLS in its namespace.
+fn demand_mutual_tls() -> PeerAuthentication {
+    let mtls = Some(MutualTls { mode: MutualTlsMode::Strict });
+    PeerAuthentication { mtls, ..PeerAuthentication::default() }
+}
+
+type Objects = BTreeMap<ObjectName, IstioObject>;
+
 fn read<T: Serialize + DeserializeOwned>(
     cluster: &ClusterId,
-    objects: &BTreeMap<ObjectName, IstioObject>,
+    objects: &Objects,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<Configured<T>> {
+    read_all(cluster, objects, None, diagnostics)
+}
+
+/// Reads objects that guard something: where one cannot be read, `closed` stands for it.
+fn read_guarding<T: Serialize + DeserializeOwned>(
+    cluster: &ClusterId,
+    objects: &Objects,
+    closed: fn() -> T,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<Configured<T>> {
+    read_all(cluster, objects, Some(closed), diagnostics)
+}
+
+fn read_all<T: Serialize + DeserializeOwned>(
+    cluster: &ClusterId,
+    objects: &Objects,
+    closed: Option<fn() -> T>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Configured<T>> {
     let mut found = Vec::new();
     for object in objects.values() {
-        match document::read::<T>(&object.spec) {
+        let (spec, unknown) = match document::read::<T>(&object.spec) {
             Ok(read) => {
-                for path in read.unknown {
+                for path in &read.unknown {
                     let message = format!("field `spec.{path}` is not implemented: no effect");
                     diagnostics.push(remark(cluster, object, message));
                 }
-                found.push(Configured {
-                    name: object.name.clone(),
-                    labels: object.labels.clone(),
-                    created: object.created,
-                    spec: read.value,
-                });
+                (read.value, read.unknown)
             }
             Err(error) => {
-                let message = format!("left out, because it cannot be read: {error}");
+                let effect = match closed {
+                    Some(_) => "its namespace is closed",
+                    None => "left out",
+                };
+                let message = format!("{effect}, because it cannot be read: {error}");
                 diagnostics.push(remark(cluster, object, message));
+                let Some(closed) = closed else { continue };
+                (closed(), Vec::new())
             }
-        }
+        };
+        found.push(Configured {
+            name: object.name.clone(),
+            labels: object.labels.clone(),
+            created: object.created,
+            spec,
+            unknown,
+        });
     }
     found.sort_by(|a, b| {
         let key = |of: &Configured<T>| {

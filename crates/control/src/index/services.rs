@@ -4,12 +4,12 @@
 //! others by name. Later clusters add only their own virtual addresses and identities.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tombolo_crds::mesh_config::MeshConfig;
 use tombolo_crds::networking::{EntryResolution, Location, ServiceEntry};
-use tombolo_model::id::{ClusterId, Host};
+use tombolo_model::id::Host;
 use tombolo_model::port::{Protocol, ServicePort};
 use tombolo_model::service::{Origin, Resolution, Service, Visibility};
 
@@ -188,14 +188,4 @@ fn from_entry(
         persistent_sessions: false,
         created: entry.created,
     }
-}
-
-/// Whether an address means "any", which headless services have in some clusters.
-pub(crate) fn is_any(address: &IpNet) -> bool {
-    address.addr() == IpAddr::from(Ipv4Addr::UNSPECIFIED)
-}
-
-/// The clusters that a service has endpoints in for `client`: all of them, or only its own.
-pub(crate) fn shows(service: &Service, client: &ClusterId, endpoint: &ClusterId) -> bool {
-    !(service.cluster_local || service.node_local) || client == endpoint
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tombolo_model::id::{ClusterId, Host, ObjectName};
+use tombolo_model::service::Resolution;
 
 use crate::compile::resource::ResourceType;
 use crate::index::picture::Picture;
@@ -103,6 +104,13 @@ fn changes(old: &Picture, new: &Picture) -> Changes {
         return Changes::everything();
     }
     let endpoints = different(&old.endpoints, &new.endpoints);
+    // Endpoints that do not come by EDS are in upstreams and listeners.
+    let inline = |host: &Host| {
+        new.services.get(host).is_some_and(|it| it.resolution != Resolution::Endpoints)
+    };
+    if endpoints.iter().any(inline) {
+        return Changes::everything();
+    }
     // The identities of endpoints are in the upstream itself.
     let identities = |picture: &Picture, host: &Host| -> BTreeSet<String> {
         let of = picture.endpoints_of(host).iter();

@@ -1,0 +1,171 @@
+//! What one proxy may see: its services, in the picture of the mesh.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tombolo_crds::networking::Sidecar;
+use tombolo_model::id::Host;
+use tombolo_model::port::ServicePort;
+use tombolo_model::service::{Resolution, Service};
+
+use crate::index::config::Configured;
+use crate::index::picture::Picture;
+use crate::proxy::{Proxy, ProxyKind};
+
+/// A proxy's view of a picture.
+#[derive(Debug)]
+pub(crate) struct Scope<'a> {
+    pub(crate) picture: &'a Picture,
+    pub(crate) proxy: &'a Proxy,
+    /// The services it may call, without those that are only other names.
+    pub(crate) services: BTreeMap<&'a Host, &'a Arc<Service>>,
+    /// The Sidecar object that holds for it.
+    pub(crate) sidecar: Option<&'a Configured<Sidecar>>,
+}
+
+impl<'a> Scope<'a> {
+    pub(crate) fn new(picture: &'a Picture, proxy: &'a Proxy) -> Self {
+        let sidecar = match proxy.kind {
+            ProxyKind::Sidecar => sidecar_of(picture, proxy),
+            ProxyKind::Router => None,
+        };
+        let imports = sidecar.map(|sidecar| Imports::new(sidecar, proxy));
+        let visible = |service: &Service| {
+            service.visibility.includes(proxy.namespace())
+                && !matches!(service.resolution, Resolution::Alias(_))
+                && imports.as_ref().is_none_or(|imports| imports.include(service))
+        };
+        let services = picture.services.iter().filter(|(_, service)| visible(service)).collect();
+        Self { picture, proxy, services, sidecar }
+    }
+
+    /// The service a name stands for, through other names, if the proxy may call it.
+    pub(crate) fn service(&self, host: &Host) -> Option<&'a Arc<Service>> {
+        let mut host = host;
+        // Names may point in a circle.
+        for _ in 0..8 {
+            if let Some(service) = self.services.get(host) {
+                return Some(service);
+            }
+            match &self.picture.services.get(host)?.resolution {
+                Resolution::Alias(target) => host = target,
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Every TCP port of every service.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = (&'a Arc<Service>, &'a ServicePort)> {
+        let tcp = |port: &&ServicePort| port.protocol != tombolo_model::port::Protocol::Udp;
+        self.services.values().flat_map(move |service| {
+            service.ports.iter().filter(tcp).map(move |port| (*service, port))
+        })
+    }
+
+    /// Whether traffic to unknown destinations may pass.
+    pub(crate) fn allows_any(&self) -> bool {
+        use tombolo_crds::mesh_config::OutboundMode;
+        let own = self.sidecar.and_then(|it| it.spec.outbound_traffic_policy.as_ref());
+        let policy = own.unwrap_or(&self.picture.mesh.config.outbound_traffic_policy);
+        policy.mode == OutboundMode::AllowAny
+    }
+}
+
+/// The Sidecar object for a proxy: one that selects it before one of its namespace before one of
+/// the root namespace; the oldest of each.
+fn sidecar_of<'a>(picture: &'a Picture, proxy: &Proxy) -> Option<&'a Configured<Sidecar>> {
+    let root = &picture.mesh.config.root_namespace;
+    let rank = |sidecar: &Configured<Sidecar>| {
+        let own = sidecar.namespace() == proxy.namespace();
+        match &sidecar.spec.workload_selector {
+            Some(selector) if own => has_all(&proxy.labels, &selector.labels).then_some(0),
+            None if own => Some(1),
+            None if sidecar.namespace() == root => Some(2),
+            _ => None,
+        }
+    };
+    let ranked = picture.config.sidecars.iter().filter_map(|it| Some((rank(it)?, it)));
+    // The first of equal rank is the oldest.
+    ranked.min_by_key(|(rank, _)| *rank).map(|(_, sidecar)| sidecar)
+}
+
+/// The services that a Sidecar object lets in.
+struct Imports {
+    /// Namespace (nothing for any) and host pattern.
+    patterns: Vec<(Option<String>, Host)>,
+    excluded: Vec<(Option<String>, Host)>,
+}
+
+impl Imports {
+    fn new(sidecar: &Configured<Sidecar>, proxy: &Proxy) -> Self {
+        let (mut patterns, mut excluded) = (Vec::new(), Vec::new());
+        let items = sidecar.spec.egress.iter().flat_map(|egress| &egress.hosts);
+        let mut any = false;
+        for item in items {
+            any = true;
+            let (list, item) = match item.strip_prefix('~') {
+                Some(rest) => (&mut excluded, rest),
+                None => (&mut patterns, item.as_str()),
+            };
+            let (namespace, host) = item.split_once('/').unwrap_or(("*", item));
+            let namespace = match namespace {
+                "*" | "" => None,
+                "." => Some(proxy.namespace().to_owned()),
+                name => Some(name.to_owned()),
+            };
+            list.push((namespace, Host::new(host)));
+        }
+        if !any {
+            // No egress at all means everything.
+            patterns.push((None, Host::new("*")));
+        }
+        Self { patterns, excluded }
+    }
+
+    fn include(&self, service: &Service) -> bool {
+        let matches = |(namespace, host): &(Option<String>, Host)| {
+            namespace.as_deref().is_none_or(|name| *name == *service.object.namespace)
+                && service.host.is_within(host)
+        };
+        self.patterns.iter().any(matches) && !self.excluded.iter().any(matches)
+    }
+}
+
+/// Whether `labels` holds all of `wanted`.
+pub(crate) fn has_all(
+    labels: &BTreeMap<String, String>,
+    wanted: &BTreeMap<String, String>,
+) -> bool {
+    wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
+
+/// The labels of proxies that the picture's objects ask about. Proxies that agree on them, and
+/// on where they are, see the same.
+pub(crate) fn labels_that_matter(picture: &Picture) -> BTreeSet<&str> {
+    let config = &picture.config;
+    let mut found: BTreeSet<&str> = BTreeSet::new();
+    for sidecar in &config.sidecars {
+        if let Some(selector) = &sidecar.spec.workload_selector {
+            found.extend(selector.labels.keys().map(String::as_str));
+        }
+    }
+    for rule in &config.destination_rules {
+        if let Some(selector) = &rule.spec.workload_selector {
+            found.extend(selector.labels.keys().map(String::as_str));
+        }
+    }
+    for gateway in &config.gateways {
+        found.extend(gateway.spec.selector.keys().map(String::as_str));
+    }
+    for service in &config.virtual_services {
+        let http = service.spec.http.iter().flat_map(|route| &route.r#match);
+        let tls = service.spec.tls.iter().flat_map(|route| &route.r#match);
+        let tcp = service.spec.tcp.iter().flat_map(|route| &route.r#match);
+        let labels = http.map(|it| &it.source_labels);
+        let labels = labels.chain(tls.map(|it| &it.source_labels));
+        let labels = labels.chain(tcp.map(|it| &it.source_labels));
+        found.extend(labels.flat_map(|labels| labels.keys()).map(String::as_str));
+    }
+    found
+}
