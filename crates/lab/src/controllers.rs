@@ -22,7 +22,10 @@ mod cache;
 mod deployment;
 mod endpoints;
 mod failure;
+mod garbage;
+mod kinds;
 pub mod loadbalancer;
+mod namespaces;
 mod nodes;
 mod pods;
 mod queue;
@@ -86,7 +89,9 @@ pub const NAMES: &[&str] = &[
     accounts::Accounts::NAME,
     deployment::Deployments::NAME,
     endpoints::EndpointSlices::NAME,
+    garbage::Garbage::NAME,
     loadbalancer::LoadBalancers::NAME,
+    namespaces::Namespaces::NAME,
     nodes::Nodes::NAME,
     replicaset::ReplicaSets::NAME,
     scheduler::Scheduler::NAME,
@@ -117,6 +122,8 @@ pub async fn launch(settings: &Settings, shutdown: &Shutdown) -> Result<(), RunE
     starts.add(|| accounts::Accounts::new(&caches, root_ca.clone()));
     starts.add(|| deployment::Deployments::new(&caches));
     starts.add(|| endpoints::EndpointSlices::new(&caches));
+    starts.add(|| garbage::Garbage::new(&caches, shutdown));
+    starts.add(|| namespaces::Namespaces::new(&caches));
     let giver = loadbalancer::Giver::Lab(settings.load_balancer_pool.clone());
     starts.add(|| loadbalancer::LoadBalancers::new(&caches, giver));
     starts.add(|| nodes::Nodes::new(&caches));

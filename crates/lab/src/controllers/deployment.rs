@@ -17,7 +17,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use crate::controllers::cache::{Cache, Caches};
 use crate::controllers::deployment::rollout::{Plan, Strategy};
 use crate::controllers::deployment::status::Event;
-use crate::controllers::failure::{Doing, Failure, unless_gone};
+use crate::controllers::failure::{Doing, Failure, Refused, already_exists, unless_gone};
 use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
 use crate::controllers::work::{Controller, Events};
@@ -143,14 +143,15 @@ impl Deployments {
                 Ok(Arc::new(made))
             }
             Err(error) => {
-                if crate::controllers::failure::already_exists(&error) {
+                if already_exists(&error) {
                     // Someone else's set has that name: the next hash is another one.
                     self.bump_collisions(pass, collisions).await?;
                 }
+                let error = Refused(error);
                 let note = format!("Failed to create new replica set \"{name}\": {error}");
                 let about = pass.deployment.object_ref(&());
                 self.events.warning(&about, "ReplicaSetCreateError", note).await;
-                Err(error).doing(|| format!("create ReplicaSet {name}"))
+                Err(error.0).doing(|| format!("create ReplicaSet {name}"))
             }
         }
     }

@@ -3,6 +3,8 @@
 //! The queue retries every failure with back-off, so a failure only needs to say what was being
 //! done to which object, and whether another client was merely faster.
 
+use std::fmt;
+
 use kube::core::Status;
 
 /// What a controller could not do.
@@ -14,7 +16,7 @@ pub enum Failure {
         /// The step, with the object's name.
         doing: String,
         /// What the API server or the connection said.
-        source: Box<kube::Error>,
+        source: Box<Refused>,
     },
     /// The object cannot be worked on as it is.
     #[error("{0}")]
@@ -25,14 +27,28 @@ impl Failure {
     /// Whether another client changed, made or removed the object first: not worth a warning.
     pub fn lost_a_race(&self) -> bool {
         match self {
-            Self::Api { source, .. } => {
-                let code = status(source).map(|status| status.code);
-                matches!(code, Some(404 | 409))
-            }
+            Self::Api { source, .. } => status(&source.0).is_some_and(|status| {
+                matches!(status.code, 404 | 409) || is_namespace_ending(status)
+            }),
             Self::Object(_) => false,
         }
     }
 }
+
+/// A client error whose text is what the API server said, without the rest of its `Status`.
+#[derive(Debug)]
+pub struct Refused(pub kube::Error);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            kube::Error::Api(status) => write!(f, "{} ({})", status.message, status.code),
+            other => write!(f, "{}", tombolo_runtime::errors::chain(other)),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
 
 /// Names the step that an API call belongs to.
 pub trait Doing<T> {
@@ -45,7 +61,7 @@ pub trait Doing<T> {
 
 impl<T> Doing<T> for kube::Result<T> {
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T, Failure> {
-        self.map_err(|source| Failure::Api { doing: doing(), source: Box::new(source) })
+        self.map_err(|source| Failure::Api { doing: doing(), source: Box::new(Refused(source)) })
     }
 }
 
@@ -55,6 +71,13 @@ pub fn status(error: &kube::Error) -> Option<&Status> {
         kube::Error::Api(status) => Some(status),
         _ => None,
     }
+}
+
+/// Whether nothing can be made in the namespace because it is being deleted.
+fn is_namespace_ending(status: &Status) -> bool {
+    let causes = status.details.as_ref().map(|details| details.causes.as_slice());
+    let mut causes = causes.unwrap_or_default().iter();
+    causes.any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Whether the API server says that the object does not exist.

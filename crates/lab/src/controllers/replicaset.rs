@@ -15,7 +15,7 @@ use kube::core::SelectorExt;
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::controllers::cache::{Cache, Caches};
-use crate::controllers::failure::{Doing, Failure};
+use crate::controllers::failure::{Doing, Failure, Refused};
 use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
 use crate::controllers::work::{Controller, Events};
@@ -96,9 +96,10 @@ impl ReplicaSets {
                         self.events.normal(&about, "SuccessfulCreate", note).await;
                     }
                     Err(error) => {
+                        let error = Refused(error);
                         let note = format!("Error creating: {error}");
                         self.events.warning(&set.object_ref(&()), "FailedCreate", note).await;
-                        return Err(error).doing(|| format!("create a pod of {}", Key::of(set)));
+                        return Err(error.0).doing(|| format!("create a pod of {}", Key::of(set)));
                     }
                 }
             }

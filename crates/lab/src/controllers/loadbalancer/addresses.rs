@@ -253,10 +253,7 @@ pub fn allocate(pools: &[Pool], taken: &[Taken], request: &Request) -> Result<Gi
     if let Some(given) = kept {
         return Ok(given);
     }
-    order
-        .iter()
-        .find_map(|pool| from_pool(pool, request, &is_free).ok())
-        .ok_or(Refusal::Exhausted)
+    order.iter().find_map(|pool| from_pool(pool, request, &is_free).ok()).ok_or(Refusal::Exhausted)
 }
 
 fn in_use<'a>(taken: &'a [Taken], request: &Request, address: IpAddr) -> Option<&'a Taken> {
