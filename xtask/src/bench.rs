@@ -10,8 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
-const MODELS: &[&str] =
-    &["primary-remote", "multi-primary", "primary-remote-multi-network", "multi-primary-multi-network"];
+const MODELS: &[&str] = &[
+    "primary-remote",
+    "multi-primary",
+    "primary-remote-multi-network",
+    "multi-primary-multi-network",
+];
 
 /// How long a model may take before it counts as hung.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -19,7 +23,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Brings each model up, and prints the time from start to verified and the resident memory of
 /// every process of the lab at that moment.
 pub(crate) fn up(models: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new("cargo").args(["build", "--release", "--locked", "--bin", "tombolo"]).status()?;
+    let status = Command::new("cargo")
+        .args(["build", "--release", "--locked", "--bin", "tombolo"])
+        .status()?;
     ensure!(status.success(), "the release build failed");
     let models = if models.is_empty() { MODELS } else { models };
     for model in models {
@@ -51,7 +57,10 @@ fn run(model: &str, file: &str) -> anyhow::Result<()> {
     let report = lines.next();
     let seconds = started.elapsed().as_secs_f64();
     let memory = resident();
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().context("stop tombolo up")?;
+    Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .context("stop tombolo up")?;
     while child.try_wait()?.is_none() {
         if started.elapsed() > LIMIT {
             bail!("tombolo up {file} did not end");
@@ -65,7 +74,9 @@ fn run(model: &str, file: &str) -> anyhow::Result<()> {
     println!("model {model}: verified {} after {seconds:.1} s", report["ok"]);
     for (role, mut sizes) in memory {
         sizes.sort_unstable();
-        let megabytes = |kib: &u64| format!("{:.1}", f64::from(u32::try_from(*kib).unwrap_or(u32::MAX)) / 1024.0);
+        let megabytes = |kib: &u64| {
+            format!("{:.1}", f64::from(u32::try_from(*kib).unwrap_or(u32::MAX)) / 1024.0)
+        };
         let list: Vec<_> = sizes.iter().map(megabytes).collect();
         println!("  {role:16} {:2} processes, resident MiB: {}", sizes.len(), list.join(" "));
     }
@@ -79,13 +90,23 @@ fn resident() -> BTreeMap<String, Vec<u64>> {
     for process in processes.flatten() {
         let folder = process.path();
         let Ok(command) = fs::read(folder.join("cmdline")) else { continue };
-        let words: Vec<String> =
-            command.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        let Some(program) = words.first().filter(|word| word.ends_with("tombolo")) else { continue };
+        let words: Vec<String> = command
+            .split(|byte| *byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect();
+        let Some(program) = words.first().filter(|word| word.ends_with("tombolo")) else {
+            continue;
+        };
         if program.is_empty() {
             continue;
         }
-        let role = words.iter().skip(1).take_while(|word| !word.starts_with('-')).take(2).cloned().collect::<Vec<_>>();
+        let role = words
+            .iter()
+            .skip(1)
+            .take_while(|word| !word.starts_with('-'))
+            .take(2)
+            .cloned()
+            .collect::<Vec<_>>();
         let Ok(status) = fs::read_to_string(folder.join("status")) else { continue };
         let size = status
             .lines()

@@ -19,14 +19,30 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tombolo-xds", &["tombolo-runtime"]),
     (
         "tombolo-control",
-        &["tombolo-model", "tombolo-crds", "tombolo-runtime", "tombolo-tls", "tombolo-ca", "tombolo-xds"],
+        &[
+            "tombolo-model",
+            "tombolo-crds",
+            "tombolo-runtime",
+            "tombolo-tls",
+            "tombolo-ca",
+            "tombolo-xds",
+        ],
     ),
     ("tombolo-proxy", &["tombolo-model", "tombolo-runtime", "tombolo-tls", "tombolo-xds"]),
-    ("tombolo-agent", &["tombolo-model", "tombolo-runtime", "tombolo-tls", "tombolo-xds", "tombolo-proxy"]),
-    ("tombolo-install", &["tombolo-model", "tombolo-crds", "tombolo-runtime", "tombolo-tls", "tombolo-ca"]),
+    (
+        "tombolo-agent",
+        &["tombolo-model", "tombolo-runtime", "tombolo-tls", "tombolo-xds", "tombolo-proxy"],
+    ),
+    (
+        "tombolo-install",
+        &["tombolo-model", "tombolo-crds", "tombolo-runtime", "tombolo-tls", "tombolo-ca"],
+    ),
     // The lab knows its API server only by the public API, so that a real one can take its place.
     ("tombolo-apiserver", &["tombolo-runtime"]),
-    ("tombolo-lab", &["tombolo-model", "tombolo-crds", "tombolo-runtime", "tombolo-tls", "tombolo-ca"]),
+    (
+        "tombolo-lab",
+        &["tombolo-model", "tombolo-crds", "tombolo-runtime", "tombolo-tls", "tombolo-ca"],
+    ),
     (
         "tombolo",
         &[
@@ -80,7 +96,11 @@ fn arrows() -> anyhow::Result<Vec<String>> {
         .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
         .output()
         .context("run cargo metadata")?;
-    ensure!(output.status.success(), "cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "cargo metadata failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).context("read cargo metadata")?;
     let mut problems = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
@@ -89,7 +109,8 @@ fn arrows() -> anyhow::Result<Vec<String>> {
             problems.push(format!("{name} is not in the list of rooms (xtask/src/tidy.rs)"));
             continue;
         };
-        let banned = BANNED.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, banned)| banned);
+        let banned =
+            BANNED.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, banned)| banned);
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let to = dependency["name"].as_str().unwrap_or_default();
             let ours = to == "tombolo" || to.starts_with("tombolo-");
@@ -127,7 +148,8 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_test(file: &Path) -> bool {
-    file.components().any(|part| part.as_os_str() == "tests") || file.file_name().is_some_and(|name| name == "tests.rs")
+    file.components().any(|part| part.as_os_str() == "tests")
+        || file.file_name().is_some_and(|name| name == "tests.rs")
 }
 
 fn check_file(file: &Path, text: &str) -> Vec<String> {
@@ -135,9 +157,14 @@ fn check_file(file: &Path, text: &str) -> Vec<String> {
     let name = file.display();
     let lines = code(text).count();
     if !is_test(file) && lines > MOST_LINES {
-        problems.push(format!("{name}: {lines} lines of code; split it ({MOST_LINES} is the limit)"));
+        problems
+            .push(format!("{name}: {lines} lines of code; split it ({MOST_LINES} is the limit)"));
     }
-    if file.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| EMPTY_NAMES.contains(&stem)) {
+    if file
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .is_some_and(|stem| EMPTY_NAMES.contains(&stem))
+    {
         problems.push(format!("{name}: this name says nothing; say what it does"));
     }
     let in_source = file.components().any(|part| part.as_os_str() == "src");
@@ -155,7 +182,8 @@ fn cycles(source: &Path) -> anyhow::Result<Vec<String>> {
         let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
         for line in code(&text) {
             for used in line.split("crate::").skip(1) {
-                let to: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let to: String =
+                    used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
                 if to != module && !to.is_empty() {
                     arrows.entry(module.clone()).or_default().insert(to);
                 }
@@ -167,7 +195,11 @@ fn cycles(source: &Path) -> anyhow::Result<Vec<String>> {
         if let Some(cycle) = cycle_from(&arrows, start)
             && cycle.iter().min() == Some(start)
         {
-            problems.push(format!("{}: modules in a cycle: {}", source.display(), cycle.join(" -> ")));
+            problems.push(format!(
+                "{}: modules in a cycle: {}",
+                source.display(),
+                cycle.join(" -> ")
+            ));
         }
     }
     Ok(problems)
@@ -206,7 +238,9 @@ fn documents() -> anyhow::Result<Vec<String>> {
     let mut problems = Vec::new();
     let map = fs::read_to_string("ARCHITECTURE.md").context("read ARCHITECTURE.md")?;
     for (name, _) in ARROWS {
-        let room = name.strip_prefix("tombolo-").map_or_else(|| (*name).to_owned(), |room| format!("crates/{room}"));
+        let room = name
+            .strip_prefix("tombolo-")
+            .map_or_else(|| (*name).to_owned(), |room| format!("crates/{room}"));
         if !map.contains(&room) {
             problems.push(format!("ARCHITECTURE.md does not name {room}"));
         }
@@ -241,9 +275,19 @@ mod tests {
 
     #[test]
     fn cycles_are_found_with_their_way() {
-        let arrow = |from: &str, to: &[&str]| (from.to_owned(), to.iter().map(|to| (*to).to_owned()).collect());
-        let arrows = BTreeMap::from([arrow("a", &["b"]), arrow("b", &["c"]), arrow("c", &["a"]), arrow("d", &["a"])]);
-        assert_eq!(cycle_from(&arrows, "a"), Some(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()]));
+        let arrow = |from: &str, to: &[&str]| {
+            (from.to_owned(), to.iter().map(|to| (*to).to_owned()).collect())
+        };
+        let arrows = BTreeMap::from([
+            arrow("a", &["b"]),
+            arrow("b", &["c"]),
+            arrow("c", &["a"]),
+            arrow("d", &["a"]),
+        ]);
+        assert_eq!(
+            cycle_from(&arrows, "a"),
+            Some(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()])
+        );
         assert_eq!(cycle_from(&arrows, "d"), None);
     }
 

@@ -38,3 +38,13 @@ pub async fn make_bridge(children: &Children, attached: bool) -> io::Result<()> 
     );
     children.run(&Place::Lab, "ip", &["-batch", "-"], &script).await.map(|_| ())
 }
+
+/// Removes the bridge, and with it the host's way in.
+///
+/// # Errors
+/// When `ip` fails, with what it said.
+pub async fn remove_bridge(children: &Children, attached: bool) -> io::Result<()> {
+    let host = if attached { format!("link delete {HOST_PORT}\n") } else { String::new() };
+    let script = format!("{host}link delete {BRIDGE}\n");
+    children.run(&Place::Lab, "ip", &["-batch", "-"], &script).await.map(|_| ())
+}

@@ -15,6 +15,7 @@ pub mod launch;
 mod mounts;
 pub mod node_init;
 mod processes;
+mod ready;
 mod serve;
 mod service;
 
@@ -63,7 +64,7 @@ pub async fn run(settings: SupervisorSettings) -> io::Result<()> {
     shutdown.spawn_essential("reaper", children.clone().reap(shutdown.clone())?);
     network::make_bridge(&children, settings.attached).await?;
     let listener = directory.listen()?;
-    let clusters = Clusters::new(directory, children, shutdown.clone());
+    let clusters = Clusters::new(directory, children.clone(), shutdown.clone());
     let finished = CancellationToken::new();
     let serve = serve::run(listener, clusters, finished.clone(), shutdown.clone());
     shutdown.spawn_essential("control socket", serve);
@@ -72,6 +73,8 @@ pub async fn run(settings: SupervisorSettings) -> io::Result<()> {
     let stopped = tokio::select! {
         stopped = shutdown.run_until_asked(GRACE) => stopped.map(|_| ()),
         () = finished.cancelled() => {
+            // The kernel takes its time with what is left; users look at their links at once.
+            network::remove_bridge(&children, settings.attached).await?;
             shutdown.stop(GRACE).await;
             Ok(())
         }

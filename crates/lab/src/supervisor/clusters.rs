@@ -13,6 +13,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tombolo_runtime::errors::chain;
 use tombolo_runtime::shutdown::Shutdown;
 
@@ -27,10 +28,14 @@ use crate::spec::{
 use crate::supervisor::children::{Children, Place};
 use crate::supervisor::forward;
 use crate::supervisor::processes::{self, Process};
+use crate::supervisor::ready;
 use crate::supervisor::service::{Service, Services};
 
-/// How often to look whether a new API server accepts connections.
-const API_PAUSE: Duration = Duration::from_millis(50);
+/// How often to look whether a process that is starting is there.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a command waits for its node to start.
+const NODE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One cluster and what was made for it.
 #[derive(Clone, Debug)]
@@ -256,8 +261,10 @@ impl Clusters {
         let (this, cluster, namespace) = (self.clone(), cluster.clone(), namespace.clone());
         let services = cluster.services.clone();
         services.track(&self.shutdown, "cluster start", async move {
-            while namespace.connect(target).await.is_err() {
-                tokio::time::sleep(API_PAUSE).await;
+            let folder = this.directory.cluster(&cluster.spec.name);
+            while let Err(error) = ready::ask(&namespace, target, &folder).await {
+                tracing::debug!(cluster = %cluster.spec.name, %error, "API server not ready yet");
+                tokio::time::sleep(PAUSE).await;
             }
             for process in processes.controllers() {
                 this.keep_running(&cluster, process, Place::Network(namespace.clone()));
@@ -392,8 +399,20 @@ impl Clusters {
         Ok(())
     }
 
-    /// The namespaces in which a command on a node runs.
-    pub(crate) fn node_place(&self, node: &str) -> Result<Place, ClusterError> {
+    /// The namespaces in which a command on a node runs. Waits for a node that is just starting.
+    pub(crate) async fn node_place(&self, node: &str) -> Result<Place, ClusterError> {
+        let give_up = Instant::now() + NODE_PATIENCE;
+        loop {
+            match self.node_place_now(node) {
+                Err(ClusterError::NodeDown(_)) if Instant::now() < give_up => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                place => return place,
+            }
+        }
+    }
+
+    fn node_place_now(&self, node: &str) -> Result<Place, ClusterError> {
         let by_name = self.by_name.lock();
         let wanted = format!("node/{node}");
         let mut known = Vec::new();

@@ -169,7 +169,8 @@ impl Connection {
         descriptors: Vec<OwnedFd>,
         stream: &UnixStream,
     ) -> Result<i32, String> {
-        let place = self.clusters.node_place(node).map_err(|error| chain(&error).to_string())?;
+        let place = self.clusters.node_place(node).await;
+        let place = place.map_err(|error| chain(&error).to_string())?;
         let ([input, output, errors], Some((program, arguments))) = (
             <[OwnedFd; 3]>::try_from(descriptors)
                 .map_err(|_| "the three standard streams did not come with the request")?,

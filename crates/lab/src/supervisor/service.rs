@@ -139,7 +139,6 @@ impl Services {
         all.iter().filter(|service| wanted(&service.state.lock().name)).cloned().collect()
     }
 
-
     /// Adds work that belongs to the cluster and ends with it.
     pub(crate) fn track(
         &self,

@@ -64,7 +64,10 @@ impl OperatorFlags {
                 std::io::stdin().read_to_string(&mut text).context("read standard input")?;
                 ("standard input".to_owned(), text)
             } else {
-                (name.clone(), std::fs::read_to_string(name).with_context(|| format!("read {name}"))?)
+                (
+                    name.clone(),
+                    std::fs::read_to_string(name).with_context(|| format!("read {name}"))?,
+                )
             };
             sources.push(Source { name, text });
         }
@@ -74,7 +77,9 @@ impl OperatorFlags {
         if !operator.unsupported.is_empty() {
             let list = operator.unsupported.join("\n  ");
             if !self.force {
-                bail!("these settings are not supported and would have no effect:\n  {list}\nremove them, or go on without them by --force");
+                bail!(
+                    "these settings are not supported and would have no effect:\n  {list}\nremove them, or go on without them by --force"
+                );
             }
             output::note(format_args!("without effect, because not supported:\n  {list}"));
         }
@@ -178,7 +183,9 @@ pub struct EastWestCommand {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
-    let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a duration; write it like 300s or 5m"))?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a duration; write it like 300s or 5m"))?;
     match unit {
         "" | "s" => Ok(Duration::from_secs(number)),
         "m" => Ok(Duration::from_secs(number * 60)),
@@ -215,7 +222,8 @@ impl InstallCommand {
             }
             let cluster = self.cluster.open().await?;
             let progress = Progress::new();
-            let installed = install::install(&cluster, &operator, self.readiness_timeout, &progress).await?;
+            let installed =
+                install::install(&cluster, &operator, self.readiness_timeout, &progress).await?;
             for object in &installed.pruned {
                 output::line(format_args!("- Pruned {object}"));
             }
@@ -231,10 +239,15 @@ impl InstallCommand {
 impl UninstallCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         super::block_on(async {
-            if !self.purge && self.operator.filename.is_empty() && self.operator.revision.is_none() {
-                bail!("say what to remove: --purge for everything, -f FILE or --revision for one installation");
+            if !self.purge && self.operator.filename.is_empty() && self.operator.revision.is_none()
+            {
+                bail!(
+                    "say what to remove: --purge for everything, -f FILE or --revision for one installation"
+                );
             }
-            if !self.skip_confirmation && !confirmed("This will remove the installation from the cluster. Proceed?")? {
+            if !self.skip_confirmation
+                && !confirmed("This will remove the installation from the cluster. Proceed?")?
+            {
                 bail!("not confirmed, nothing was removed");
             }
             let cluster = self.cluster.open().await?;
@@ -274,7 +287,9 @@ impl RemoteSecretCommand {
                 name,
                 namespace: self.namespace,
                 service_account: self.service_account.unwrap_or_else(|| account.to_owned()),
-                server: self.server.unwrap_or_else(|| cluster.server().trim_end_matches('/').to_owned()),
+                server: self
+                    .server
+                    .unwrap_or_else(|| cluster.server().trim_end_matches('/').to_owned()),
                 kind,
             };
             let secret = remote_secret::create(&cluster, &request).await?;
