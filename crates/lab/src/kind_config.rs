@@ -114,6 +114,8 @@ fn reason_of(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
     let plain = first.rsplit_once(" at line ").map_or(first, |(reason, _)| reason);
+    // The reader's advice to programmers means nothing to users.
+    let plain = plain.split_once(", set DuplicateKeyPolicy").map_or(plain, |(reason, _)| reason);
     plain.trim_start_matches("error: ").to_owned()
 }
 
@@ -321,7 +323,13 @@ impl Reader<'_> {
         let Some(value) = value else { return Ok(None) };
         match value.value.parse() {
             Ok(parsed) => Ok(Some(parsed)),
-            Err(reason) => Err(self.error(value.referenced, field, reason)),
+            Err(reason) => {
+                // Some errors say what was written, others only what is wrong with it.
+                let (written, reason) = (format!("`{}`", value.value), reason.to_string());
+                let named = reason.starts_with(&written);
+                let reason = if named { reason } else { format!("{written}: {reason}") };
+                Err(self.error(value.referenced, field, reason))
+            }
         }
     }
 }

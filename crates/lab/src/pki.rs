@@ -153,7 +153,7 @@ impl<'a> Pki<'a> {
             params.subject_alt_names.push(SanType::DnsName(name));
         }
         let mut seen = Vec::new();
-        for address in addresses.iter().filter(|address| !address.is_unspecified()) {
+        for address in addresses {
             if !seen.contains(address) {
                 seen.push(*address);
                 params.subject_alt_names.push(SanType::IpAddress(*address));

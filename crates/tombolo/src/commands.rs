@@ -3,6 +3,7 @@
 pub mod api_server;
 pub mod controllers;
 pub mod install;
+pub mod kind;
 pub mod lab;
 pub mod node;
 pub mod sample;

@@ -54,7 +54,10 @@ impl Command {
 }
 
 fn main() -> ExitCode {
-    let outcome = Cli::parse().command.run();
+    let outcome = match called_as().as_deref() {
+        Some("kind") => commands::kind::Kind::parse().run(),
+        _ => Cli::parse().command.run(),
+    };
     match outcome {
         Ok(code) => code,
         Err(error) => {
@@ -62,4 +65,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The name this program was called by, which selects the grammar.
+fn called_as() -> Option<String> {
+    let name = std::env::args_os().next()?;
+    std::path::Path::new(&name).file_name()?.to_str().map(str::to_owned)
 }

@@ -1,8 +1,8 @@
 //! `tombolo lab …`: lab clusters by hand.
 
-mod create;
+pub mod create;
 mod faults;
-mod get;
+pub mod get;
 mod inside;
 pub mod settings;
 
@@ -16,10 +16,9 @@ use tombolo_lab::spec::ClusterName;
 
 use crate::commands::{block_on, controllers, node};
 use crate::output;
-use settings::{lab, lab_settings, user_kubeconfig};
-
-pub use create::{Create, create, delete};
-pub use get::{Export, Get};
+use create::{Create, create, delete};
+use get::{Export, Get};
+use settings::{lab, lab_settings};
 
 /// Make and break lab clusters on this machine.
 #[derive(Debug, Args)]
@@ -37,7 +36,7 @@ enum LabCommand {
     /// Delete a cluster and everything that was made for it.
     Delete {
         /// The cluster.
-        #[arg(long, default_value = "kind")]
+        #[arg(short, long, default_value = "kind", env = "KIND_CLUSTER_NAME")]
         name: ClusterName,
         /// The kubeconfig to clean, beside those it is known to be in.
         #[arg(long, value_name = "FILE")]
@@ -101,7 +100,7 @@ impl Lab {
                 output::line("this machine can run lab clusters");
                 Ok(ExitCode::SUCCESS)
             }
-            LabCommand::Create(command) => block_on(create(command, None)),
+            LabCommand::Create(command) => block_on(create(command, false)),
             LabCommand::Delete { name, kubeconfig } => block_on(delete(name, kubeconfig)),
             LabCommand::List { output } => block_on(get::list(output)),
             LabCommand::Get(command) => block_on(command.run()),

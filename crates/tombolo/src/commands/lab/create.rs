@@ -10,7 +10,7 @@ use tombolo_lab::kind_config;
 use tombolo_lab::lab::{CreateOptions, LabError, Progress, Step};
 use tombolo_lab::spec::{AddressRange, ApiServerKind, ClusterName, ClusterSpec};
 
-use super::{lab, user_kubeconfig};
+use crate::commands::lab::settings::{lab, user_kubeconfig};
 use crate::output;
 
 /// The name of a cluster that nobody named, as in kind.
@@ -22,7 +22,7 @@ pub struct Create {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The cluster's name, in place of the file's.
-    #[arg(long, env = "KIND_CLUSTER_NAME")]
+    #[arg(short, long, env = "KIND_CLUSTER_NAME")]
     name: Option<ClusterName>,
     /// The kubeconfig that gets the cluster's context [default: as kubectl finds it].
     #[arg(long, value_name = "FILE")]
@@ -42,9 +42,6 @@ pub struct Create {
     /// A node image, which lab clusters do not have.
     #[arg(long, hide = true)]
     image: Option<String>,
-    /// Print nothing but errors.
-    #[arg(short, long)]
-    quiet: bool,
 }
 
 impl Create {
@@ -71,10 +68,9 @@ impl Create {
     }
 }
 
-/// Creates a cluster and reports as kind does. `quiet` overrides the command's own flag.
-pub async fn create(command: Create, quiet: Option<bool>) -> anyhow::Result<ExitCode> {
+/// Creates a cluster and reports as kind does, or, when `quiet`, not at all.
+pub async fn create(command: Create, quiet: bool) -> anyhow::Result<ExitCode> {
     let spec = command.spec()?;
-    let quiet = quiet.unwrap_or(command.quiet);
     let files = user_kubeconfig(command.kubeconfig.clone())?;
     let options = CreateOptions {
         kubeconfig: files.target().map(PathBuf::from),
@@ -115,9 +111,13 @@ fn title(step: Step, command: &Create) -> String {
 /// Deletes a cluster; one that does not exist is no error, as in kind.
 pub async fn delete(name: ClusterName, kubeconfig: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     output::note(format_args!("Deleting cluster \"{name}\" ..."));
+    let nodes: Vec<_> = match lab()?.cluster(&name).await {
+        Ok(cluster) => cluster.nodes.into_iter().map(|node| node.name).collect(),
+        Err(_) => Vec::new(),
+    };
     let files = user_kubeconfig(kubeconfig)?;
     match lab()?.delete(&name, files.all()).await {
-        Ok(()) => output::note(format_args!("Deleted nodes: [\"{name}-control-plane\"]")),
+        Ok(()) => output::note(format_args!("Deleted nodes: {nodes:?}")),
         Err(LabError::NoCluster(_)) => {
             output::note(format_args!("There was no cluster \"{name}\""));
         }

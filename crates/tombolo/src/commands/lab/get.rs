@@ -12,7 +12,7 @@ use tombolo_lab::inspect;
 use tombolo_lab::lab::Endpoint;
 use tombolo_lab::spec::ClusterName;
 
-use super::{lab, user_kubeconfig};
+use crate::commands::lab::settings::{lab, user_kubeconfig};
 use crate::output;
 
 /// How a list is printed.
