@@ -90,13 +90,30 @@ impl Cluster {
             Some(file) => Kubeconfig::read_from(file),
             None => Kubeconfig::read(),
         };
+        Self::connect(name, read.map_err(kubeconfig)?, context).await
+    }
+
+    /// Opens the cluster that a kubeconfig's current context names.
+    ///
+    /// # Errors
+    /// When the text is not a kubeconfig.
+    pub async fn from_kubeconfig(name: &str, text: &str) -> Result<Self, OpenError> {
+        let kubeconfig = |source| OpenError::Kubeconfig { cluster: name.to_owned(), source };
+        Self::connect(name, Kubeconfig::from_yaml(text).map_err(kubeconfig)?, None).await
+    }
+
+    async fn connect(
+        name: &str,
+        read: Kubeconfig,
+        context: Option<&str>,
+    ) -> Result<Self, OpenError> {
+        let kubeconfig = |source| OpenError::Kubeconfig { cluster: name.to_owned(), source };
         let options = KubeConfigOptions {
             context: context.map(str::to_owned),
             ..KubeConfigOptions::default()
         };
-        let mut config = Config::from_custom_kubeconfig(read.map_err(kubeconfig)?, &options)
-            .await
-            .map_err(kubeconfig)?;
+        let mut config =
+            Config::from_custom_kubeconfig(read, &options).await.map_err(kubeconfig)?;
         config.connect_timeout = Some(CALL_TIMEOUT);
         config.read_timeout = Some(CALL_TIMEOUT);
         let server = config.cluster_url.to_string();

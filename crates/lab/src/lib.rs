@@ -12,6 +12,7 @@
 //!   lead users to a cluster;
 //! * [`controllers`]: what turns Deployments into pods, Services into endpoints, and so on;
 //! * [`node`]: the node agent, which runs pods, answers Service addresses and names;
+//! * [`wire`]: what crosses between clusters, seen from a node;
 //! * [`preflight`]: what the machine must have, checked before anything is created.
 
 pub mod control;
@@ -27,3 +28,4 @@ pub mod node;
 pub mod preflight;
 pub mod spec;
 pub mod supervisor;
+pub mod wire;

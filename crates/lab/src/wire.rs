@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
+    sockopt,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,19 +36,29 @@ pub struct Seen {
 /// When the kernel does not let this process see packets.
 pub fn watch(needle: &str, ready: impl FnOnce() -> io::Result<()>) -> io::Result<Seen> {
     let index = if_nametoindex(INTERFACE)?;
-    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+    let socket = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        SockProtocol::EthAll,
+    )?;
     setsockopt(&socket, sockopt::RcvBuf, &BUFFER)?;
     ready()?;
     let (mut seen, mut buffer) = (Seen::default(), vec![0; LARGEST_PACKET]);
     loop {
         let stdin = stdin();
-        let mut ends = [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        let mut ends = [
+            PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
+        ];
         poll(&mut ends, PollTimeout::NONE)?;
         let [packets, end] = ends;
-        drain(&socket, index, needle.as_bytes(), &mut buffer, &mut seen, packets.any() == Some(true))?;
-        if end.any() == Some(true) {
-            // What is still in the socket was on the wire before the end.
-            drain(&socket, index, needle.as_bytes(), &mut buffer, &mut seen, true)?;
+        let (packets, ended) = (packets.any() == Some(true), end.any() == Some(true));
+        // At the end too: what is still in the socket was on the wire before.
+        if packets || ended {
+            drain(&socket, index, needle.as_bytes(), &mut buffer, &mut seen)?;
+        }
+        if ended {
             return Ok(seen);
         }
     }
@@ -60,16 +71,13 @@ fn drain(
     needle: &[u8],
     buffer: &mut [u8],
     seen: &mut Seen,
-    there: bool,
 ) -> io::Result<()> {
-    if !there {
-        return Ok(());
-    }
-    setsockopt(socket, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(0, 1))?;
     loop {
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), buffer) {
             Ok((length, from)) => {
-                if from.is_none_or(|from| u32::try_from(from.ifindex()).is_ok_and(|from| from != interface)) {
+                if from.is_none_or(|from| {
+                    u32::try_from(from.ifindex()).is_ok_and(|from| from != interface)
+                }) {
                     continue;
                 }
                 seen.packets += 1;

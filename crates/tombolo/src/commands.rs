@@ -6,7 +6,10 @@ pub mod install;
 pub mod kind;
 pub mod lab;
 pub mod node;
+mod lab_mesh;
+pub mod mesh;
 pub mod sample;
+pub mod up;
 
 use std::future::Future;
 

@@ -27,6 +27,12 @@ enum Command {
     /// Serve the Kubernetes API of a lab cluster.
     #[command(hide = true)]
     ApiServer(Box<commands::api_server::Flags>),
+    Up(commands::up::UpCommand),
+    Down(commands::up::DownCommand),
+    Plan(commands::mesh::PlanCommand),
+    Apply(commands::mesh::ApplyCommand),
+    Destroy(commands::mesh::DestroyCommand),
+    Verify(commands::mesh::VerifyCommand),
     /// Make and break lab clusters on this machine.
     Lab(commands::lab::Lab),
     Install(commands::install::InstallCommand),
@@ -42,6 +48,12 @@ impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::ApiServer(flags) => flags.run(),
+            Self::Up(command) => command.run(),
+            Self::Down(command) => command.run(),
+            Self::Plan(command) => command.run(),
+            Self::Apply(command) => command.run(),
+            Self::Destroy(command) => command.run(),
+            Self::Verify(command) => command.run(),
             Self::Lab(lab) => lab.run(),
             Self::Install(command) => command.run(),
             Self::Uninstall(command) => command.run(),

@@ -17,7 +17,7 @@ const TOMBOLO: &str = "/proc/self/exe";
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// What our controllers still do when a real kube-controller-manager runs.
-const BESIDE_KUBERNETES: &str = "load-balancer,scheduler";
+const BESIDE_KUBERNETES: &str = "load-balancer,node-lifecycle,scheduler";
 
 /// What every command line of a cluster is made from.
 #[derive(Clone, Debug)]

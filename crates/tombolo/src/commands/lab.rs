@@ -90,6 +90,9 @@ enum LabCommand {
     /// Become a container; the node agent starts this.
     #[command(hide = true)]
     BecomeContainer,
+    /// Count the packets on a node's bridge interface, and those that hold a text.
+    #[command(hide = true)]
+    Wire(inside::Wire),
 }
 
 impl Lab {
@@ -125,6 +128,7 @@ impl Lab {
             LabCommand::Init(command) => command.run(),
             LabCommand::Node(flags) => flags.run().map(|()| ExitCode::SUCCESS),
             LabCommand::BecomeContainer => Ok(become_container()),
+            LabCommand::Wire(command) => command.run(),
         }
     }
 }

@@ -7,10 +7,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use tombolo_lab::supervisor::{self, SupervisorSettings, launch, node_init};
+use tombolo_lab::wire;
 use tombolo_runtime::logs;
 
 use crate::commands::block_on;
 use crate::commands::lab::settings::{lab, lab_settings};
+use crate::output;
 
 #[derive(Debug, Args)]
 pub struct Supervisor {
@@ -53,6 +55,25 @@ impl Init {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let code = node_init::run(&self.hostname, &self.command)?;
         Ok(exit_code(code))
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Wire {
+    /// The text to look for.
+    #[arg(long)]
+    needle: String,
+}
+
+impl Wire {
+    /// Says `ready`, watches until standard input ends, and prints what was seen.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let seen = wire::watch(&self.needle, || {
+            output::line("ready");
+            Ok(())
+        })?;
+        output::line(serde_json::to_string(&seen)?);
+        Ok(ExitCode::SUCCESS)
     }
 }
 

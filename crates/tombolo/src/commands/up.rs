@@ -1,0 +1,133 @@
+//! `tombolo up` and `tombolo down`: a mesh of lab clusters from nothing to verified, and back.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use tombolo_install::install::READINESS_LIMIT;
+use tombolo_install::mesh_file::MeshFile;
+use tombolo_install::progress::Progress;
+use tombolo_install::sample;
+use tombolo_install::verify::Report;
+use tombolo_runtime::shutdown::asked_to_stop;
+
+use super::lab_mesh;
+use super::mesh::{Format, access, make, print, print_report, read, verify_mesh};
+use crate::output;
+
+/// The mesh that comes up where no file is named.
+const DEFAULT: &str = include_str!("../../../../examples/multi-primary-multi-network.yaml");
+const DEFAULT_NAME: &str = "examples/multi-primary-multi-network.yaml";
+
+/// Make lab clusters, join them into a mesh, deploy the sample, verify, and keep running.
+#[derive(Debug, Args)]
+pub struct UpCommand {
+    /// The mesh file; by default the example of several primaries on separate networks.
+    file: Option<PathBuf>,
+    /// Tear everything down after the verdict; the exit code is 0 only if everything held.
+    #[arg(long)]
+    exit: bool,
+    /// Leave what was made when a step fails, for a look; `tombolo down` removes it.
+    #[arg(long)]
+    keep: bool,
+    /// Requests per client cluster and service.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(20..=10_000))]
+    requests: u32,
+    /// Print the report as a document.
+    #[arg(short, long, value_enum)]
+    output: Option<Format>,
+}
+
+/// Remove the lab clusters of a mesh file.
+#[derive(Debug, Args)]
+pub struct DownCommand {
+    /// The mesh file; by default the one `tombolo up` takes.
+    file: Option<PathBuf>,
+}
+
+fn mesh_file(path: Option<&PathBuf>) -> anyhow::Result<MeshFile> {
+    match path {
+        Some(path) => read(path),
+        None => Ok(MeshFile::parse(DEFAULT_NAME, DEFAULT)?),
+    }
+}
+
+impl UpCommand {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        super::block_on(self.up())
+    }
+
+    async fn up(self) -> anyhow::Result<ExitCode> {
+        let file = mesh_file(self.file.as_ref())?;
+        let progress = Progress::new();
+        let outcome = tokio::select! {
+            outcome = bring_up(&file, self.requests, &progress) => outcome,
+            asked = asked_to_stop() => asked.map_err(Into::into).and_then(|()| anyhow::bail!("interrupted")),
+        };
+        let report = match outcome {
+            Ok(report) => report,
+            Err(error) if self.keep => {
+                output::note("what was made is left as it is; `tombolo down` removes it");
+                return Err(error);
+            }
+            Err(error) => {
+                lab_mesh::remove(&file, &progress).await?;
+                return Err(error);
+            }
+        };
+        match self.output {
+            Some(format) => print(format, &report)?,
+            None => print_report(&report),
+        }
+        let ok = report.ok;
+        if !self.exit {
+            advice(&file);
+            asked_to_stop().await?;
+        }
+        lab_mesh::remove(&file, &progress).await?;
+        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+async fn bring_up(file: &MeshFile, requests: u32, progress: &Progress) -> anyhow::Result<Report> {
+    lab_mesh::make(file, progress).await?;
+    let access = access(file).await?;
+    make(file, &access, progress).await?;
+    let sample = file.clusters.iter().enumerate().filter_map(|(index, cluster)| {
+        let access = access.get(&cluster.name)?;
+        Some(sample::deploy(&access.cluster, index, READINESS_LIMIT, progress))
+    });
+    futures::future::try_join_all(sample).await?;
+    verify_mesh(file, &access, requests, sample::NAMESPACE, progress).await
+}
+
+/// Where to look next.
+fn advice(file: &MeshFile) {
+    output::note("");
+    output::note(format_args!(
+        "mesh {} runs until you interrupt it (Ctrl-C). Look at it from another terminal:",
+        file.name
+    ));
+    for cluster in &file.clusters {
+        output::note(format_args!(
+            "  kubectl --context kind-{} -n sample get pods -o wide",
+            cluster.name
+        ));
+    }
+    if let Some(first) = file.clusters.first() {
+        output::note(format_args!(
+            "  kubectl --context kind-{} -n sample exec deploy/sleep -c sleep -- curl -s helloworld.sample:5000/hello",
+            first.name
+        ));
+    }
+    output::note("  tombolo lab list");
+}
+
+impl DownCommand {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        super::block_on(async {
+            lab_mesh::remove(&mesh_file(self.file.as_ref())?, &Progress::new()).await?;
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}
