@@ -44,6 +44,7 @@ fn add_field(owner: &str, schema: &mut Schema, line: &'static str) {
     let mut words = line.split(' ');
     let (Some(name), Some(kind)) = (words.next(), words.next()) else { return };
     let mut field = Schema::of(kind_of(kind));
+    field.atomic = matches!(field.kind, Kind::Any);
     let mut required = false;
     let mut zero = Zero::Omitted;
     let mut tag = Vec::new();
@@ -56,7 +57,7 @@ fn add_field(owner: &str, schema: &mut Schema, line: &'static str) {
                 tag = flag[1..].split('.').filter_map(|number| number.parse().ok()).collect();
             }
             None if flag == "set" => field.list = ListType::Set,
-            None => field.atomic = flag == "atomic",
+            None => field.atomic |= flag == "atomic",
             Some(("keys", keys)) => {
                 field.list = ListType::Map(keys.split(',').map(str::to_owned).collect());
             }

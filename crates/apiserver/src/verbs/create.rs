@@ -66,7 +66,10 @@ async fn insert_named(operation: &Operation, mut object: Value) -> Result<Value,
     let name = object::name(&object).to_owned();
     check_place(operation, &object)?;
     admission::namespace_exists(operation, &name)?;
-    managed::by_update(operation, None, &mut object);
+    // An applied object brings its own record.
+    if object["metadata"]["managedFields"].is_null() {
+        managed::by_update(operation, None, &mut object);
+    }
     let mut object = admission::mutate(operation, Action::Create, object, None).await?;
     incoming::complete(operation, &mut object)?;
     kinds::prepare_create(resource, &mut object);
