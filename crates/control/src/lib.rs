@@ -13,4 +13,5 @@ pub mod diagnostic;
 pub mod index;
 pub mod proxy;
 pub mod push;
+pub mod serve;
 pub mod watch;

@@ -1,0 +1,15 @@
+//! Step 5: the control plane's doors.
+//!
+//! | Port | What | Who may enter |
+//! |---|---|---|
+//! | 15012 | xDS and certificates | a mesh certificate, or a token its cluster confirms |
+//! | 15017 | injection and validation webhooks | API servers (nothing secret is told) |
+//! | 15014 | metrics and debugging | metrics: all; debugging: authenticated |
+//! | 8080 | readiness | all |
+
+pub mod ads;
+pub mod authenticate;
+pub mod certificates;
+pub(crate) mod listen;
+pub mod settings;
+pub mod trust;
