@@ -11,6 +11,7 @@
 pub mod compile;
 pub mod diagnostic;
 pub mod index;
+pub mod inject;
 pub mod proxy;
 pub mod push;
 pub mod serve;

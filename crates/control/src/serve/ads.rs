@@ -138,7 +138,10 @@ impl Source {
             Ok(labels) => Ok(Proxy { labels, ..proxy }),
             Err(_) => {
                 // Labels decide which gateway a proxy is, so they are never taken on its word.
-                tracing::warn!(node = proxy.id, "the pod of a proxy is not known; it gets no labels");
+                tracing::warn!(
+                    node = proxy.id,
+                    "the pod of a proxy is not known; it gets no labels"
+                );
                 Ok(Proxy { labels: BTreeMap::new(), ..proxy })
             }
         }
@@ -162,7 +165,9 @@ async fn seen(pictures: &mut Pictures, proxy: &Proxy) -> BTreeMap<String, String
 /// Whether the verified caller may say of itself what the node says.
 fn authorize(caller: &Caller, proxy: &Proxy, node: &str) -> Result<(), Status> {
     let denied = |what: &str, says: &str, is: &str| {
-        let text = format!("authorization failed: node `{node}` says {what} `{says}`, the caller is of `{is}`");
+        let text = format!(
+            "authorization failed: node `{node}` says {what} `{says}`, the caller is of `{is}`"
+        );
         tracing::warn!(caller = %caller.id, error = %text, "proxy refused");
         Err(Status::permission_denied(text))
     };

@@ -138,8 +138,7 @@ impl Authenticator {
             },
             status: None,
         };
-        let failed =
-            |reason: String| Unauthenticated::Review { cluster: cluster.clone(), reason };
+        let failed = |reason: String| Unauthenticated::Review { cluster: cluster.clone(), reason };
         let answer = Api::<TokenReview>::all(client)
             .create(&PostParams::default(), &review)
             .await
@@ -152,7 +151,9 @@ impl Authenticator {
         cluster: ClusterId,
         status: TokenReviewStatus,
     ) -> Result<Caller, Unauthenticated> {
-        if status.authenticated != Some(true) || status.error.as_ref().is_some_and(|e| !e.is_empty()) {
+        if status.authenticated != Some(true)
+            || status.error.as_ref().is_some_and(|e| !e.is_empty())
+        {
             let reason = status.error.unwrap_or_else(|| "not authenticated".into());
             return Err(Unauthenticated::Rejected { cluster, reason });
         }

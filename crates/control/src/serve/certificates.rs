@@ -42,11 +42,7 @@ impl Metrics {
             &metrics.unauthenticated,
         );
         add("citadel_server_csr_sign_err_count", "Signing requests refused", &metrics.refused);
-        add(
-            "citadel_server_success_cert_issuance_count",
-            "Certificates issued",
-            &metrics.issued,
-        );
+        add("citadel_server_success_cert_issuance_count", "Certificates issued", &metrics.issued);
         metrics
     }
 }

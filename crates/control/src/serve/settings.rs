@@ -157,7 +157,8 @@ impl Settings {
     ) -> Result<Self, Invalid> {
         let mut reader = Reader { environment, problems: Vec::new() };
         let aliases = flags.cluster_aliases.iter().filter_map(|pair| {
-            let split = pair.split_once('=').map(|(alias, id)| (alias.to_owned(), ClusterId::new(id)));
+            let split =
+                pair.split_once('=').map(|(alias, id)| (alias.to_owned(), ClusterId::new(id)));
             if split.is_none() {
                 reader.problems.push(format!("--clusterAliases={pair}: expected ALIAS=CLUSTER"));
             }
@@ -169,7 +170,8 @@ impl Settings {
             Some("true") => NativeSidecars::Always,
             Some("false") => NativeSidecars::Never,
             Some(other) => {
-                let problem = format!("ENABLE_NATIVE_SIDECARS={other}: expected true, false or auto");
+                let problem =
+                    format!("ENABLE_NATIVE_SIDECARS={other}: expected true, false or auto");
                 reader.problems.push(problem);
                 NativeSidecars::Auto
             }
@@ -278,7 +280,9 @@ mod tests {
             _ => None,
         };
         let text = Settings::read(flags, &environment).unwrap_err().to_string();
-        for part in ["--clusterAliases=x", "--httpsAddr=nowhere", "EXTERNAL_ISTIOD=maybe", "TTL=soon"] {
+        for part in
+            ["--clusterAliases=x", "--httpsAddr=nowhere", "EXTERNAL_ISTIOD=maybe", "TTL=soon"]
+        {
             assert!(text.contains(part), "{part} is not in {text}");
         }
     }

@@ -202,8 +202,8 @@ impl Trust {
             .map_err(|error| Error::Unusable { from: from.into(), error })?;
         // A root may be replaced only by way of both, or workloads with the old one are cut off.
         let (old, new) = (current.roots().fingerprints(), next.roots().fingerprints());
-        let overlap = old.iter().all(|root| new.contains(root))
-            || new.iter().all(|root| old.contains(root));
+        let overlap =
+            old.iter().all(|root| new.contains(root)) || new.iter().all(|root| old.contains(root));
         if self.plugged && !overlap {
             return Err(Error::Unusable {
                 from: "whose root is another: publish old and new root together first, then switch"
