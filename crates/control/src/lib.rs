@@ -12,6 +12,7 @@ pub mod compile;
 pub mod diagnostic;
 pub mod index;
 pub mod inject;
+pub mod lead;
 pub mod proxy;
 pub mod push;
 pub mod serve;

@@ -10,6 +10,10 @@
 pub mod ads;
 pub mod authenticate;
 pub mod certificates;
+pub mod compiler;
+pub mod injection;
 pub(crate) mod listen;
 pub mod settings;
 pub mod trust;
+mod validation;
+pub mod webhooks;

@@ -1,0 +1,191 @@
+//! The webhooks that API servers call: `/inject…` and `/validate`.
+//!
+//! Reviews come from anybody who reaches the port: they are limited in size and time, nothing
+//! secret is in the answers, and whatever is malformed is answered, never fatal.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tombolo_runtime::errors::chain;
+
+use crate::inject::{Injector, Place, Request};
+use crate::push::publisher::Publisher;
+use crate::serve::injection::{Config, Nodes};
+use crate::serve::settings::Settings;
+use crate::serve::validation;
+
+const LARGEST_REVIEW: usize = 3 << 20;
+const LONGEST_REVIEW: Duration = Duration::from_secs(10);
+/// The versions of reviews that are understood.
+const API_VERSIONS: [&str; 2] = ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"];
+
+/// What the webhooks answer from.
+#[derive(Clone)]
+pub struct Webhooks {
+    pub settings: Arc<Settings>,
+    pub publisher: Publisher,
+    pub config: Config,
+    pub nodes: Arc<Nodes>,
+}
+
+impl fmt::Debug for Webhooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhooks").finish_non_exhaustive()
+    }
+}
+
+/// The routes of the webhook port.
+pub fn router(webhooks: Webhooks) -> Router {
+    Router::new()
+        .route("/inject", post(inject))
+        .route("/inject/{*place}", post(inject))
+        .route("/validate", post(validate))
+        .route("/ready", get(async || "ready\n"))
+        .layer(DefaultBodyLimit::max(LARGEST_REVIEW))
+        .with_state(webhooks)
+}
+
+#[derive(Deserialize)]
+struct Review {
+    #[serde(rename = "apiVersion", default)]
+    api_version: String,
+    #[serde(default)]
+    request: Option<AdmissionRequest>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+pub(crate) struct AdmissionRequest {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+    pub operation: String,
+    pub object: Value,
+}
+
+/// What is said about an object.
+pub(crate) enum Verdict {
+    Allowed,
+    Patched(Value),
+    Warned(Vec<String>),
+    Denied(String),
+}
+
+async fn inject(State(webhooks): State<Webhooks>, uri: Uri, body: Bytes) -> Response {
+    answer(&body, |request| async move {
+        let place = Place::parse(uri.path());
+        match tokio::time::timeout(LONGEST_REVIEW, webhooks.inject(&request, &place)).await {
+            Ok(verdict) => verdict,
+            Err(_) => Verdict::Denied("injection took too long; try again".into()),
+        }
+    })
+    .await
+}
+
+async fn validate(State(_): State<Webhooks>, body: Bytes) -> Response {
+    answer(&body, |request| async move { validation::validate(&request) }).await
+}
+
+/// Reads a review, asks for a verdict and writes the answer.
+async fn answer<F>(body: &[u8], judge: impl FnOnce(AdmissionRequest) -> F) -> Response
+where
+    F: Future<Output = Verdict>,
+{
+    let review: Review = match serde_json::from_slice(body) {
+        Ok(review) => review,
+        Err(error) => return bad(&format!("the body is not an AdmissionReview: {error}")),
+    };
+    let Some(version) = API_VERSIONS.iter().find(|known| **known == review.api_version) else {
+        return bad(&format!("apiVersion `{}` is not one of {API_VERSIONS:?}", review.api_version));
+    };
+    let Some(request) = review.request else { return bad("the AdmissionReview has no request") };
+    let uid = request.uid.clone();
+    let mut response = json!({"uid": uid, "allowed": true});
+    match judge(request).await {
+        Verdict::Allowed => (),
+        Verdict::Patched(patch) => {
+            response["patchType"] = "JSONPatch".into();
+            response["patch"] = STANDARD.encode(patch.to_string()).into();
+        }
+        Verdict::Warned(warnings) => response["warnings"] = json!(warnings),
+        Verdict::Denied(message) => {
+            response["allowed"] = false.into();
+            response["status"] = json!({"code": 400, "message": message});
+        }
+    }
+    let review = json!({"apiVersion": version, "kind": "AdmissionReview", "response": response});
+    axum::Json(review).into_response()
+}
+
+fn bad(text: &str) -> Response {
+    (StatusCode::BAD_REQUEST, format!("{text}\n")).into_response()
+}
+
+impl Webhooks {
+    async fn inject(&self, request: &AdmissionRequest, place: &Place) -> Verdict {
+        let Some(config) = self.config.current() else {
+            return Verdict::Denied(
+                "the injection configuration was not read yet; try again".into(),
+            );
+        };
+        let own = request.object.pointer("/metadata/namespace").and_then(Value::as_str);
+        let namespace = match request.namespace.as_str() {
+            "" => own.unwrap_or("default"),
+            given => given,
+        };
+        let cluster = place
+            .cluster
+            .as_deref()
+            .map_or_else(|| self.settings.cluster.clone(), |name| self.settings.resolve(name));
+        let native = self.nodes.native(&cluster).await;
+        let published = self.publisher.latest();
+        let injector = Injector {
+            config: &config,
+            mesh: &published.picture.mesh.config,
+            revision: &self.settings.revision,
+        };
+        let pod = &request.object;
+        match injector.inject(&Request { pod, namespace, place, native }) {
+            Ok(None) => Verdict::Allowed,
+            Ok(Some(injected)) => {
+                let patch = json_patch::diff(pod, &injected);
+                tracing::info!(
+                    %cluster, namespace, native,
+                    pod = %pod_name(request),
+                    "proxy injected"
+                );
+                match serde_json::to_value(&patch) {
+                    Ok(patch) => Verdict::Patched(patch),
+                    Err(error) => Verdict::Denied(error.to_string()),
+                }
+            }
+            Err(refused) => {
+                let message = chain(&refused).to_string();
+                tracing::warn!(%cluster, namespace, error = message, "pod refused");
+                Verdict::Denied(message)
+            }
+        }
+    }
+}
+
+/// Pods of a ReplicaSet have no name yet when they are reviewed.
+fn pod_name(request: &AdmissionRequest) -> &str {
+    let text =
+        |key: &str| request.object.pointer(&format!("/metadata/{key}")).and_then(Value::as_str);
+    match request.name.as_str() {
+        "" => text("name").or_else(|| text("generateName")).unwrap_or_default(),
+        name => name,
+    }
+}
