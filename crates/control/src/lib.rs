@@ -15,5 +15,6 @@ pub mod inject;
 pub mod lead;
 pub mod proxy;
 pub mod push;
+pub mod run;
 pub mod serve;
 pub mod watch;

@@ -1,0 +1,379 @@
+//! What the control plane believes, as JSON, in the forms that Istio's tools read.
+//!
+//! From the machine itself everything may be asked. Everybody else authenticates as for xDS;
+//! callers outside the system namespace see only what their own namespace's proxies got.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use serde_json::{Map, Value, json};
+use tombolo_model::endpoint::{Address, Endpoint};
+use tombolo_runtime::errors::chain;
+use tombolo_xds::json::any_to_value;
+use tombolo_xds::types;
+
+use crate::push::publisher::Publisher;
+use crate::serve::ads::{Connected, Connections};
+use crate::serve::authenticate::Authenticator;
+use crate::serve::settings::Settings;
+use crate::watch::clusters::Clusters;
+
+/// What the endpoints read.
+#[derive(Clone)]
+pub struct Debug {
+    pub settings: Arc<Settings>,
+    pub authenticator: Arc<Authenticator>,
+    pub clusters: Clusters,
+    pub publisher: Publisher,
+    pub connections: Connections,
+}
+
+impl fmt::Debug for Debug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Debug").finish_non_exhaustive()
+    }
+}
+
+/// Endpoints about one proxy, which its own namespace may ask.
+const OWN: [&str; 2] = ["config_dump", "edsz"];
+const ALL: [&str; 12] = [
+    "adsz",
+    "clusterz",
+    "config_dump",
+    "configz",
+    "connections",
+    "diagnosticsz",
+    "edsz",
+    "endpointShardz",
+    "mesh",
+    "networkz",
+    "registryz",
+    "syncz",
+];
+
+/// The routes below `/debug`.
+pub fn router(debug: Debug) -> Router {
+    Router::new()
+        .route("/debug", get(async || Json(ALL)))
+        .route("/debug/list", get(async || Json(ALL)))
+        .route("/debug/{what}", get(answer))
+        .with_state(debug)
+}
+
+/// What a caller may see.
+enum Scope {
+    Everything,
+    Namespace(String),
+}
+
+async fn answer(
+    State(debug): State<Debug>,
+    Path(what): Path<String>,
+    Query(query): Query<BTreeMap<String, String>>,
+    headers: HeaderMap,
+    peer: Option<Extension<SocketAddr>>,
+) -> Response {
+    let scope = match debug.scope(&headers, peer.map(|Extension(peer)| peer)).await {
+        Ok(scope) => scope,
+        Err(text) => return (StatusCode::UNAUTHORIZED, text).into_response(),
+    };
+    if let Scope::Namespace(namespace) = &scope
+        && !OWN.contains(&what.as_str())
+    {
+        let text = format!("callers of namespace {namespace} may ask only {OWN:?}\n");
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    let proxy = query.get("proxyID").map(String::as_str);
+    match what.as_str() {
+        "adsz" => Json(debug.adsz()).into_response(),
+        "clusterz" => Json(debug.clusterz()).into_response(),
+        "configz" => Json(debug.configz()).into_response(),
+        "connections" => Json(debug.connected(&scope, |it| json!(it.id))).into_response(),
+        "diagnosticsz" => Json(debug.diagnosticsz()).into_response(),
+        "endpointShardz" | "endpointz" => Json(debug.endpoints()).into_response(),
+        "mesh" => Json(json!(debug.publisher.latest().picture.mesh.config)).into_response(),
+        "networkz" => Json(debug.networkz()).into_response(),
+        "registryz" => Json(debug.registryz()).into_response(),
+        "syncz" => Json(debug.connected(&scope, sync_state)).into_response(),
+        "config_dump" => debug.of_proxy(&scope, proxy, config_dump),
+        "edsz" => debug.of_proxy(&scope, proxy, |it| resources(it, types::ENDPOINT)),
+        _ => (StatusCode::NOT_FOUND, format!("there is {ALL:?}\n")).into_response(),
+    }
+}
+
+impl Debug {
+    async fn scope(&self, headers: &HeaderMap, peer: Option<SocketAddr>) -> Result<Scope, String> {
+        if peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback()) {
+            return Ok(Scope::Everything);
+        }
+        let caller = self
+            .authenticator
+            .authenticate(headers, None)
+            .await
+            .map_err(|error| format!("{}\n", chain(&error)))?;
+        let namespace = caller.id.namespace();
+        let allowed = &self.settings.debug_namespaces;
+        let everything = namespace == self.settings.namespace
+            || allowed.iter().any(|allowed| allowed == namespace);
+        Ok(if everything { Scope::Everything } else { Scope::Namespace(namespace.to_owned()) })
+    }
+
+    /// The connected proxies that a caller may see, each as JSON.
+    fn connected(&self, scope: &Scope, show: impl Fn(&Connected) -> Value) -> Vec<Value> {
+        let all = self.connections.all();
+        all.iter().filter(|it| scope.includes(it)).map(|it| show(it)).collect()
+    }
+
+    fn of_proxy(
+        &self,
+        scope: &Scope,
+        id: Option<&str>,
+        show: impl Fn(&Connected) -> Value,
+    ) -> Response {
+        let Some(id) = id else {
+            return (StatusCode::BAD_REQUEST, "say which proxy: ?proxyID=POD.NAMESPACE\n")
+                .into_response();
+        };
+        let all = self.connections.all();
+        let is = |it: &&Arc<Connected>| {
+            let pod = format!("{}.{}", it.proxy.pod.name, it.proxy.pod.namespace);
+            it.id == id || pod == id || it.proxy.id == id
+        };
+        match all.iter().rev().filter(|it| scope.includes(it)).find(is) {
+            Some(found) => Json(show(found)).into_response(),
+            None => {
+                let text = format!("proxy {id} is not connected to this control plane\n");
+                (StatusCode::NOT_FOUND, text).into_response()
+            }
+        }
+    }
+
+    fn clusterz(&self) -> Value {
+        let all = self.clusters.all();
+        let show = |it: &crate::watch::clusters::Cluster| json!({"id": it.id.as_str(), "secretName": it.secret, "syncStatus": it.sync.to_string()});
+        all.iter().map(show).collect()
+    }
+
+    fn adsz(&self) -> Value {
+        let clients: Vec<Value> = self.connections.all().iter().map(|it| ads_state(it)).collect();
+        json!({"totalClients": clients.len(), "clients": clients})
+    }
+
+    fn networkz(&self) -> Value {
+        let picture = self.publisher.latest().picture.clone();
+        let show = |it: &crate::index::picture::NetworkGateway| {
+            json!({
+                "network": it.network.as_str(),
+                "cluster": it.cluster.as_ref().map(|it| it.as_str()),
+                "addr": it.address.to_string(),
+                "port": it.port,
+            })
+        };
+        picture.gateways.iter().map(show).collect()
+    }
+
+    fn diagnosticsz(&self) -> Value {
+        let picture = self.publisher.latest().picture.clone();
+        let show = |it: &crate::diagnostic::Diagnostic| {
+            json!({
+                "cluster": it.cluster.as_str(), "kind": it.kind,
+                "namespace": it.object.namespace.to_string(), "name": it.object.name.to_string(),
+                "message": it.message,
+            })
+        };
+        picture.diagnostics.iter().map(show).collect()
+    }
+
+    fn registryz(&self) -> Value {
+        let picture = self.publisher.latest().picture.clone();
+        let show = |it: &Arc<tombolo_model::service::Service>| {
+            let ports: Vec<Value> = it
+                .ports
+                .iter()
+                .map(|port| json!({"name": port.name, "port": port.number, "protocol": format!("{:?}", port.protocol)}))
+                .collect();
+            let vips: BTreeMap<&str, Vec<String>> = it
+                .vips
+                .iter()
+                .map(|(cluster, vips)| {
+                    (cluster.as_str(), vips.iter().map(ToString::to_string).collect())
+                })
+                .collect();
+            json!({
+                "hostname": it.host.as_str(),
+                "Attributes": {"Name": it.object.name.to_string(), "Namespace": it.object.namespace.to_string(), "ServiceRegistry": format!("{:?}", it.origin)},
+                "ports": ports,
+                "clusterVIPs": {"Addresses": vips},
+                "meshExternal": it.external,
+            })
+        };
+        picture.services.values().map(show).collect()
+    }
+
+    fn endpoints(&self) -> Value {
+        let picture = self.publisher.latest().picture.clone();
+        let mut all: BTreeMap<String, BTreeMap<String, Value>> = BTreeMap::new();
+        for (host, endpoints) in &picture.endpoints {
+            let namespace = picture
+                .services
+                .get(host)
+                .map(|service| service.object.namespace.to_string())
+                .unwrap_or_default();
+            let mut shards: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+            let mut accounts: Vec<String> = Vec::new();
+            for endpoint in endpoints.iter() {
+                let shard = format!("Kubernetes/{}", endpoint.workload.cluster);
+                shards.entry(shard).or_default().push(endpoint_state(endpoint));
+                accounts.extend(endpoint.workload.identity.as_ref().map(ToString::to_string));
+            }
+            accounts.sort();
+            accounts.dedup();
+            let value = json!({"Shards": shards, "ServiceAccounts": accounts});
+            all.entry(host.as_str().to_owned()).or_default().insert(namespace, value);
+        }
+        json!(all)
+    }
+
+    fn configz(&self) -> Value {
+        let picture = self.publisher.latest().picture.clone();
+        let config = &picture.config;
+        let mut all: Vec<Value> = Vec::new();
+        macro_rules! add {
+            ($version:literal, $kind:literal, $list:expr) => {
+                for object in &$list {
+                    all.push(json!({
+                        "apiVersion": $version, "kind": $kind,
+                        "metadata": {
+                            "name": object.name.name.to_string(),
+                            "namespace": object.name.namespace.to_string(),
+                            "labels": object.labels,
+                        },
+                        "spec": object.spec,
+                    }));
+                }
+            };
+        }
+        add!("networking.istio.io/v1", "DestinationRule", config.destination_rules);
+        add!("networking.istio.io/v1", "Gateway", config.gateways);
+        add!("networking.istio.io/v1", "Sidecar", config.sidecars);
+        add!("networking.istio.io/v1", "VirtualService", config.virtual_services);
+        add!("security.istio.io/v1", "AuthorizationPolicy", config.authorization_policies);
+        add!("security.istio.io/v1", "PeerAuthentication", config.peer_authentications);
+        all.into()
+    }
+}
+
+impl Scope {
+    fn includes(&self, connected: &Connected) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Namespace(namespace) => *namespace == *connected.proxy.pod.namespace,
+        }
+    }
+}
+
+fn endpoint_state(endpoint: &Endpoint) -> Value {
+    let address = match &endpoint.address {
+        Address::Ip(ip) => ip.to_string(),
+        Address::Name(name) => name.to_string(),
+        Address::BehindGateway => String::new(),
+    };
+    let workload = &endpoint.workload;
+    json!({
+        "Addresses": [address],
+        "EndpointPort": endpoint.port,
+        "ServicePortName": endpoint.port_name,
+        "Network": workload.network.as_str(),
+        "Locality": {"Label": workload.locality.to_string(), "ClusterID": workload.cluster.as_str()},
+        "ServiceAccount": workload.identity.as_ref().map(ToString::to_string),
+        "TLSMode": if workload.mutual_tls { "istio" } else { "disabled" },
+        "WorkloadName": workload.name,
+        "Namespace": workload.object.namespace.to_string(),
+        "HealthStatus": format!("{:?}", endpoint.health),
+    })
+}
+
+fn sync_state(connected: &Connected) -> Value {
+    let types = connected.types.lock();
+    let proxy = &connected.proxy;
+    let mut state = json!({
+        "cluster_id": proxy.cluster.as_str(),
+        "proxy": format!("{}.{}", proxy.pod.name, proxy.pod.namespace),
+        "proxy_type": format!("{:?}", proxy.kind).to_lowercase(),
+        "istio_version": env!("CARGO_PKG_VERSION"),
+    });
+    for (name, url) in [
+        ("cluster", types::CLUSTER),
+        ("listener", types::LISTENER),
+        ("route", types::ROUTE),
+        ("endpoint", types::ENDPOINT),
+    ] {
+        let Some(of) = types.get(url) else { continue };
+        state[format!("{name}_sent")] = of.sent.as_str().into();
+        state[format!("{name}_acked")] = of.accepted.as_str().into();
+        if let Some((_, message)) = &of.rejected {
+            state[format!("{name}_rejected")] = message.as_str().into();
+        }
+    }
+    state
+}
+
+fn ads_state(connected: &Connected) -> Value {
+    let types = connected.types.lock();
+    let watches: BTreeMap<&String, Vec<&str>> = types
+        .iter()
+        .map(|(url, state)| {
+            let names = state.wanted.names.iter().map(AsRef::as_ref);
+            let all = state.wanted.all.then_some("*");
+            (url, names.chain(all).collect())
+        })
+        .collect();
+    let proxy = &connected.proxy;
+    json!({
+        "connectionId": connected.id,
+        "connectedAt": connected.since.to_string(),
+        "address": proxy.ips.first().map(ToString::to_string),
+        "labels": proxy.labels,
+        "metadata": {"CLUSTER_ID": proxy.cluster.as_str(), "NETWORK": proxy.network.as_str()},
+        "watches": watches,
+    })
+}
+
+/// The resources of one type as the proxy gets them. What cannot be shown says why.
+fn resources(connected: &Connected, type_url: &str) -> Value {
+    let snapshot = connected.snapshot.borrow().clone();
+    let all = snapshot.resources(type_url).cloned().unwrap_or_default();
+    let show = |body| {
+        any_to_value(body).unwrap_or_else(|error| json!({"error": chain(&error).to_string()}))
+    };
+    all.values().map(|resource| show(&resource.body)).collect()
+}
+
+/// The configuration in the form of Envoy's own dump.
+fn config_dump(connected: &Connected) -> Value {
+    let dump = |kind: &str, list: &str, item: &str, url: &str| {
+        let Value::Array(all) = resources(connected, url) else { return Value::Null };
+        let wrapped = all.into_iter().map(|body| match list {
+            "dynamic_listeners" => {
+                json!({"name": body.get("name"), "active_state": {"listener": body}})
+            }
+            _ => Value::Object(Map::from_iter([(item.to_owned(), body)])),
+        });
+        let mut dump = json!({"@type": format!("type.googleapis.com/envoy.admin.v3.{kind}")});
+        dump[list] = wrapped.collect();
+        dump
+    };
+    json!({"configs": [
+        dump("ClustersConfigDump", "dynamic_active_clusters", "cluster", types::CLUSTER),
+        dump("ListenersConfigDump", "dynamic_listeners", "listener", types::LISTENER),
+        dump("RoutesConfigDump", "dynamic_route_configs", "route_config", types::ROUTE),
+        dump("EndpointsConfigDump", "dynamic_endpoint_configs", "endpoint_config", types::ENDPOINT),
+    ]})
+}
