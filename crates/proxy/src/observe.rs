@@ -3,4 +3,6 @@
 pub mod access_log;
 pub mod flags;
 pub mod format;
+pub mod metrics;
 pub mod record;
+pub mod sink;

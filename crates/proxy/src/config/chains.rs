@@ -61,7 +61,11 @@ pub fn criteria(config: Option<&lds::FilterChainMatch>) -> Result<Criteria, Prob
         server_names: each("server_names", &config.server_names, server_name)?,
         transport: config.transport_protocol.clone(),
         alpn: config.application_protocols.clone(),
-        direct_sources: each("direct_source_prefix_ranges", &config.direct_source_prefix_ranges, range)?,
+        direct_sources: each(
+            "direct_source_prefix_ranges",
+            &config.direct_source_prefix_ranges,
+            range,
+        )?,
         source_type: match config.source_type() {
             ConnectionSourceType::Any => SourceType::Any,
             ConnectionSourceType::SameIpOrLoopback => SourceType::Local,
@@ -128,7 +132,8 @@ impl ByAddress {
     }
 
     fn by_name(&self, destination: IpAddr, server_name: &str) -> Option<&[usize]> {
-        let contains = |range: &Option<IpNet>| range.is_none_or(|range| range.contains(&destination));
+        let contains =
+            |range: &Option<IpNet>| range.is_none_or(|range| range.contains(&destination));
         let (_, names) = self.0.iter().find(|(range, _)| contains(range))?;
         if let Some(found) = names.get(server_name) {
             return Some(found);
@@ -136,7 +141,9 @@ impl ByAddress {
         let mut rest = server_name;
         while let Some(dot) = rest.get(1..).and_then(|rest| rest.find('.')) {
             rest = &rest[dot + 1..];
-            if rest.len() > 1 && let Some(found) = names.get(rest) {
+            if rest.len() > 1
+                && let Some(found) = names.get(rest)
+            {
                 return Some(found);
             }
         }
@@ -151,8 +158,10 @@ impl<T> Chains<T> {
         let mut seen: HashMap<&Criteria, usize> = HashMap::new();
         for (index, (criteria, _)) in all.chains.iter().enumerate() {
             if let Some(first) = seen.insert(criteria, index) {
-                return Err(Problem::new(format!("has the same criteria as filter_chains[{first}]"))
-                    .inside(format_args!("filter_chains[{index}].filter_chain_match")));
+                return Err(Problem::new(format!(
+                    "has the same criteria as filter_chains[{first}]"
+                ))
+                .inside(format_args!("filter_chains[{index}].filter_chain_match")));
             }
             let by_address = match criteria.port {
                 Some(port) => all.ports.entry(port).or_default(),
@@ -167,8 +176,7 @@ impl<T> Chains<T> {
 
     /// The chain that takes the connection.
     pub fn find(&self, facts: Facts<'_>) -> Option<&Arc<T>> {
-        let by_address =
-            self.ports.get(&facts.destination.port()).or(self.any_port.as_ref());
+        let by_address = self.ports.get(&facts.destination.port()).or(self.any_port.as_ref());
         by_address
             .and_then(|by_address| self.narrow_down(by_address, facts))
             .or(self.default.as_ref())
@@ -252,7 +260,8 @@ mod tests {
     use super::*;
 
     fn chains(list: &[(&str, Criteria)]) -> Chains<String> {
-        let chain = |(name, criteria): &(&str, Criteria)| (criteria.clone(), Arc::new((*name).to_owned()));
+        let chain =
+            |(name, criteria): &(&str, Criteria)| (criteria.clone(), Arc::new((*name).to_owned()));
         Chains::new(list.iter().map(chain).collect(), None).unwrap()
     }
 
@@ -313,7 +322,10 @@ mod tests {
         assert_eq!(find(&list, 15443, sni, true, &["istio-h2"]), "a");
         assert_eq!(find(&list, 15443, sni, true, &["h2"]), "none");
         assert_eq!(find(&list, 15443, sni, true, &[]), "none");
-        assert_eq!(find(&list, 15443, "outbound_.80_._.b.ns.svc.cluster.local", true, &["istio"]), "none");
+        assert_eq!(
+            find(&list, 15443, "outbound_.80_._.b.ns.svc.cluster.local", true, &["istio"]),
+            "none"
+        );
     }
 
     #[test]
@@ -331,7 +343,10 @@ mod tests {
             ("plain tcp", chain("raw_buffer", &[])),
             ("own tls", chain("tls", &[])),
         ]);
-        assert_eq!(find(&list, 80, "", true, &["istio-http/1.1", "istio", "http/1.1"]), "mesh http");
+        assert_eq!(
+            find(&list, 80, "", true, &["istio-http/1.1", "istio", "http/1.1"]),
+            "mesh http"
+        );
         assert_eq!(find(&list, 80, "", true, &["istio"]), "mesh tcp");
         assert_eq!(find(&list, 80, "", true, &["h2"]), "own tls");
         assert_eq!(find(&list, 80, "", false, &["http/1.1"]), "plain http");

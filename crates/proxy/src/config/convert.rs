@@ -44,7 +44,9 @@ pub fn socket_address(address: Option<&core::Address>) -> Result<SocketAddr, Pro
     match required("address", address.and_then(|address| address.address.as_ref()))? {
         AddressKind::SocketAddress(socket) => {
             if socket.protocol() != Protocol::Tcp {
-                return Err(Problem::new("must be TCP").inside("protocol").inside("socket_address"));
+                return Err(Problem::new("must be TCP")
+                    .inside("protocol")
+                    .inside("socket_address"));
             }
             let port = match socket.port_specifier {
                 Some(PortSpecifier::PortValue(port)) => u16::try_from(port).ok(),
@@ -98,7 +100,9 @@ pub fn inline(source: &core::DataSource) -> Result<Vec<u8>, Problem> {
 }
 
 /// How often out of 1,000,000 something applies.
-pub fn fraction(fraction: Option<&tombolo_xds::proto::envoy::r#type::v3::FractionalPercent>) -> u32 {
+pub fn fraction(
+    fraction: Option<&tombolo_xds::proto::envoy::r#type::v3::FractionalPercent>,
+) -> u32 {
     use tombolo_xds::proto::envoy::r#type::v3::fractional_percent::DenominatorType;
     let Some(fraction) = fraction else { return 0 };
     let per = match fraction.denominator() {

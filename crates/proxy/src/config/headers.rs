@@ -32,7 +32,9 @@ impl HeaderChanges {
             let pseudo = name.starts_with(':') || name.eq_ignore_ascii_case("host");
             match HeaderName::try_from(name) {
                 Ok(name) if !pseudo => Ok(name),
-                _ => Err(Problem::new(format!("`{name}` is not the name of a header that may change"))),
+                _ => Err(Problem::new(format!(
+                    "`{name}` is not the name of a header that may change"
+                ))),
             }
         };
         let addition = |option: &HeaderValueOption| {

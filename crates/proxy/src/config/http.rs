@@ -99,7 +99,6 @@ pub enum EscapedSlashes {
 }
 
 /// Reads a connection manager.
-#[expect(deprecated, reason = "control planes still send the older forms")]
 pub fn http(config: &hcm::HttpConnectionManager) -> Result<HttpSettings, Problem> {
     let common = config.common_http_protocol_options.unwrap_or_default();
     let http2 = config.http2_protocol_options.clone().unwrap_or_default();
@@ -110,7 +109,8 @@ pub fn http(config: &hcm::HttpConnectionManager) -> Result<HttpSettings, Problem
     if !filters.router {
         return Err(Problem::new("must end with the router").inside("http_filters"));
     }
-    let strip_any = matches!(config.strip_port_mode, Some(parts::StripPortMode::StripAnyHostPort(true)));
+    let strip_any =
+        matches!(config.strip_port_mode, Some(parts::StripPortMode::StripAnyHostPort(true)));
     let internal = config.internal_address_config.clone().unwrap_or_default();
     let log = |log| access_log(log);
     Ok(HttpSettings {
@@ -146,7 +146,10 @@ pub fn http(config: &hcm::HttpConnectionManager) -> Result<HttpSettings, Problem
             None => Some(Duration::from_secs(3600)),
         },
         request_timeout: timeout("request_timeout", config.request_timeout.as_ref())?,
-        headers_timeout: timeout("request_headers_timeout", config.request_headers_timeout.as_ref())?,
+        headers_timeout: timeout(
+            "request_headers_timeout",
+            config.request_headers_timeout.as_ref(),
+        )?,
         edge: flag(config.use_remote_address, false),
         trusted_hops: config.xff_num_trusted_hops,
         internal: each("internal_address_config.cidr_ranges", &internal.cidr_ranges, range)?,
@@ -249,7 +252,9 @@ impl Filters {
                 let fault = HttpFault::decode(bytes).map_err(unreadable)?;
                 // Control planes install the filter everywhere and configure it per route.
                 if fault != HttpFault::default() {
-                    return Err(Problem::new("is not supported unless empty").inside("typed_config"));
+                    return Err(
+                        Problem::new("is not supported unless empty").inside("typed_config")
+                    );
                 }
             }
             // Without settings on a route these two do nothing; with such, the route is refused.

@@ -138,7 +138,9 @@ pub fn listener(config: &lds::Listener) -> Result<Listener, Problem> {
         inspect_tls: None,
         inspect_http: None,
         inspect_timeout: match config.listener_filters_timeout.as_ref() {
-            Some(_) => timeout("listener_filters_timeout", config.listener_filters_timeout.as_ref())?,
+            Some(_) => {
+                timeout("listener_filters_timeout", config.listener_filters_timeout.as_ref())?
+            }
             None => Some(INSPECT_TIMEOUT),
         },
         continue_on_timeout: config.continue_on_listener_filters_timeout,
@@ -151,8 +153,12 @@ pub fn listener(config: &lds::Listener) -> Result<Listener, Problem> {
     Ok(listener)
 }
 
-fn add_listener_filter(listener: &mut Listener, filter: &lds::ListenerFilter) -> Result<(), Problem> {
-    let skip = filter.filter_disabled.as_ref().map(port_filter).transpose().at("filter_disabled")?;
+fn add_listener_filter(
+    listener: &mut Listener,
+    filter: &lds::ListenerFilter,
+) -> Result<(), Problem> {
+    let skip =
+        filter.filter_disabled.as_ref().map(port_filter).transpose().at("filter_disabled")?;
     let skip = skip.unwrap_or(PortFilter::Never);
     let by_type = match filter.config_type.as_ref() {
         Some(lds::listener_filter::ConfigType::TypedConfig(any)) => type_name(&any.type_url),
@@ -209,8 +215,9 @@ fn filter_chain(config: &lds::FilterChain) -> Result<FilterChain, Problem> {
             config.transport_socket_connect_timeout.as_ref(),
         )?,
         authorize,
-        terminal: terminal
-            .ok_or_else(|| Problem::new("must end with tcp_proxy or http_connection_manager").inside("filters"))?,
+        terminal: terminal.ok_or_else(|| {
+            Problem::new("must end with tcp_proxy or http_connection_manager").inside("filters")
+        })?,
     })
 }
 
@@ -254,9 +261,11 @@ fn tcp(config: &tcp_proxy::TcpProxy) -> Result<TcpSettings, Problem> {
     use tcp_proxy::tcp_proxy::ClusterSpecifier;
     let targets = match config.cluster_specifier.as_ref() {
         Some(ClusterSpecifier::Cluster(name)) => vec![(name.as_str().into(), 1)],
-        Some(ClusterSpecifier::WeightedClusters(weighted)) => {
-            weighted.clusters.iter().map(|target| (target.name.as_str().into(), target.weight)).collect()
-        }
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted
+            .clusters
+            .iter()
+            .map(|target| (target.name.as_str().into(), target.weight))
+            .collect(),
         _ => return Err(Problem::new("must be cluster or weighted_clusters")),
     };
     Ok(TcpSettings {

@@ -63,8 +63,9 @@ impl StringMatch {
 
 /// A regular expression that has to fit the whole text, as everywhere in Envoy's API.
 pub fn full(config: &matcher::RegexMatcher) -> Result<Regex, Problem> {
-    Regex::new(&format!("^(?:{})$", config.regex))
-        .map_err(|error| Problem::new(format!("is not a regular expression: {error}")).inside("regex"))
+    Regex::new(&format!("^(?:{})$", config.regex)).map_err(|error| {
+        Problem::new(format!("is not a regular expression: {error}")).inside("regex")
+    })
 }
 
 /// A regular expression that may fit a part of the text, with its replacement.
@@ -132,9 +133,9 @@ pub struct HeadView<'a> {
     pub headers: &'a HeaderMap,
 }
 
-impl HeadView<'_> {
+impl<'a> HeadView<'a> {
     /// The value of a header or pseudo-header; several are joined by commas, as Envoy does.
-    pub fn value(&self, name: &str) -> Option<std::borrow::Cow<'_, str>> {
+    pub fn value(self, name: &str) -> Option<std::borrow::Cow<'a, str>> {
         let pseudo = match name {
             ":method" => Some(self.method),
             ":path" => Some(self.path),
@@ -197,7 +198,9 @@ impl HeaderMatch {
     pub fn matches(&self, head: HeadView<'_>) -> bool {
         let value = head.value(&self.name);
         let fits = match (&self.condition, value) {
-            (HeaderCondition::Present(wanted), value) => return (value.is_some() == *wanted) != self.invert,
+            (HeaderCondition::Present(wanted), value) => {
+                return (value.is_some() == *wanted) != self.invert;
+            }
             (_, None) if !self.missing_is_empty => return false,
             (condition, value) => {
                 let value = value.unwrap_or_default();

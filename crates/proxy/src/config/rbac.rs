@@ -7,8 +7,8 @@ use tombolo_xds::proto::envoy::config::rbac::v3 as rbac_v3;
 use tombolo_xds::proto::envoy::config::rbac::v3::permission::Rule;
 use tombolo_xds::proto::envoy::config::rbac::v3::principal::Identifier;
 use tombolo_xds::proto::envoy::config::rbac::v3::rbac::Action as ProtoAction;
-use tombolo_xds::proto::envoy::r#type::matcher::v3::path_matcher;
 use tombolo_xds::proto::envoy::r#type::matcher::v3::PathMatcher;
+use tombolo_xds::proto::envoy::r#type::matcher::v3::path_matcher;
 
 use crate::config::convert::range;
 use crate::config::matchers::{HeadView, HeaderMatch, StringMatch};
@@ -131,7 +131,9 @@ fn principal(config: &rbac_v3::Principal) -> Result<Principal, Problem> {
             Principal::DirectIp(range(ip).at("direct_remote_ip")?)
         }
         Some(Identifier::RemoteIp(ip)) => Principal::RemoteIp(range(ip).at("remote_ip")?),
-        Some(Identifier::Header(header)) => Principal::Header(HeaderMatch::new(header).at("header")?),
+        Some(Identifier::Header(header)) => {
+            Principal::Header(HeaderMatch::new(header).at("header")?)
+        }
         Some(Identifier::UrlPath(matcher)) => Principal::Path(path(matcher).at("url_path")?),
         Some(Identifier::NotId(id)) => Principal::Not(Box::new(principal(id).at("not_id")?)),
         _ => return Err(Problem::new("is not supported")),

@@ -96,7 +96,11 @@ pub fn retry_policy(config: &rds::RetryPolicy) -> Result<RetryPolicy, Problem> {
         per_try_timeout: timeout("per_try_timeout", config.per_try_timeout.as_ref())?,
         avoid_previous,
         repicks: u32::try_from(config.host_selection_retry_max_attempts).unwrap_or(1).max(1),
-        statuses: config.retriable_status_codes.iter().filter_map(|s| u16::try_from(*s).ok()).collect(),
+        statuses: config
+            .retriable_status_codes
+            .iter()
+            .filter_map(|s| u16::try_from(*s).ok())
+            .collect(),
         first_delay,
         most_delay: most_delay.unwrap_or(first_delay * 10),
     })

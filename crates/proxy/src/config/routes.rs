@@ -273,7 +273,9 @@ fn route(config: &rds::Route, retry: Option<&RetryPolicy>) -> Result<Route, Prob
                 body: body.at("direct_response.body")?.unwrap_or_default().into(),
             }
         }
-        _ => return Err(Problem::new("must be route, redirect or direct_response").inside("action")),
+        _ => {
+            return Err(Problem::new("must be route, redirect or direct_response").inside("action"));
+        }
     };
     Ok(Route {
         name: Some(config.name.as_str()).filter(|name| !name.is_empty()).map(Into::into),
@@ -321,8 +323,12 @@ fn forward(config: &rds::RouteAction, retry: Option<&RetryPolicy>) -> Result<For
     let own = config.retry_policy.as_ref().map(retry_policy).transpose().at("retry_policy")?;
     let host_rewrite = match config.host_rewrite_specifier.as_ref() {
         None | Some(HostRewriteSpecifier::AutoHostRewrite(_)) => None,
-        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(HostRewrite::Literal(host.clone())),
-        Some(HostRewriteSpecifier::HostRewriteHeader(name)) => Some(HostRewrite::Header(name.clone())),
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
+            Some(HostRewrite::Literal(host.clone()))
+        }
+        Some(HostRewriteSpecifier::HostRewriteHeader(name)) => {
+            Some(HostRewrite::Header(name.clone()))
+        }
         Some(_) => return Err(Problem::new("is not supported").inside("host_rewrite_path_regex")),
     };
     if let Some(HostRewriteSpecifier::AutoHostRewrite(on)) = config.host_rewrite_specifier.as_ref()
@@ -342,7 +348,12 @@ fn forward(config: &rds::RouteAction, retry: Option<&RetryPolicy>) -> Result<For
             NotFound::InternalServerError => 500,
         },
         prefix_rewrite: Some(config.prefix_rewrite.clone()).filter(|prefix| !prefix.is_empty()),
-        regex_rewrite: config.regex_rewrite.as_ref().map(Substitution::new).transpose().at("regex_rewrite")?,
+        regex_rewrite: config
+            .regex_rewrite
+            .as_ref()
+            .map(Substitution::new)
+            .transpose()
+            .at("regex_rewrite")?,
         host_rewrite,
         append_forwarded_host: config.append_x_forwarded_host,
         timeout: match config.timeout.as_ref() {
@@ -384,7 +395,10 @@ fn target(config: &rds::weighted_cluster::ClusterWeight) -> Result<Target, Probl
     Ok(Target {
         upstream: config.name.as_str().into(),
         weight: number(config.weight, 0),
-        host_rewrite: config.host_rewrite_specifier.as_ref().map(|HostRewriteLiteral(host)| host.clone()),
+        host_rewrite: config
+            .host_rewrite_specifier
+            .as_ref()
+            .map(|HostRewriteLiteral(host)| host.clone()),
         request_headers: HeaderChanges::new(
             "request",
             &config.request_headers_to_add,
@@ -426,7 +440,9 @@ fn redirect(config: &rds::RedirectAction) -> Result<Redirect, Problem> {
     };
     let path = match config.path_rewrite_specifier.as_ref() {
         Some(PathRewriteSpecifier::PathRedirect(path)) => Some(RedirectPath::Replace(path.clone())),
-        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => Some(RedirectPath::Prefix(prefix.clone())),
+        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
+            Some(RedirectPath::Prefix(prefix.clone()))
+        }
         Some(PathRewriteSpecifier::RegexRewrite(regex)) => {
             Some(RedirectPath::Regex(Substitution::new(regex).at("regex_rewrite")?))
         }

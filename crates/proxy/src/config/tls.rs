@@ -48,7 +48,9 @@ pub enum Transport<T> {
 }
 
 /// Reads the transport socket of a filter chain.
-pub fn downstream(socket: Option<&core::TransportSocket>) -> Result<Transport<DownstreamTls>, Problem> {
+pub fn downstream(
+    socket: Option<&core::TransportSocket>,
+) -> Result<Transport<DownstreamTls>, Problem> {
     let Some(socket) = socket else { return Ok(Transport::Plain) };
     if is_plain(socket)? {
         return Ok(Transport::Plain);
@@ -61,10 +63,8 @@ pub fn downstream(socket: Option<&core::TransportSocket>) -> Result<Transport<Do
         let rule = match validation(&shared)? {
             Some(rule) => rule,
             None if required => {
-                return Err(Problem::new(
-                    "must be set, since client certificates are required",
-                )
-                .inside("validation_context"));
+                return Err(Problem::new("must be set, since client certificates are required")
+                    .inside("validation_context"));
             }
             None => Rule::Any,
         };
@@ -81,7 +81,9 @@ pub fn upstream(socket: Option<&core::TransportSocket>) -> Result<Transport<Upst
     }
     let context: tls::UpstreamTlsContext = typed(any(socket)).at("typed_config")?;
     if context.auto_host_sni || context.auto_sni_san_validation {
-        return Err(Problem::new("is not supported").inside("auto_host_sni").inside("typed_config"));
+        return Err(Problem::new("is not supported")
+            .inside("auto_host_sni")
+            .inside("typed_config"));
     }
     let read = || {
         let shared = context.common_tls_context.clone().unwrap_or_default();
@@ -124,14 +126,15 @@ fn own_identity(context: &tls::CommonTlsContext) -> Result<(), Problem> {
         if c.name == OWN_IDENTITY {
             return Ok(());
         }
-        Err(Problem::new(format!("`{}` is not supported, only `{OWN_IDENTITY}`", c.name)).inside("name"))
+        Err(Problem::new(format!("`{}` is not supported, only `{OWN_IDENTITY}`", c.name))
+            .inside("name"))
     })
     .map(drop)
 }
 
 /// TLS 1.2 and 1.3 are always both offered. A configuration that forbids one of them is not met.
 fn versions(params: Option<&tls::TlsParameters>) -> Result<(), Problem> {
-    use tls::tls_parameters::TlsProtocol::{TlsAuto, TlSv12, TlSv13};
+    use tls::tls_parameters::TlsProtocol::{TlSv12, TlSv13, TlsAuto};
     let Some(params) = params else { return Ok(()) };
     if !matches!(params.tls_minimum_protocol_version(), TlsAuto | TlSv12) {
         return Err(Problem::new("must be TLSv1_2")
@@ -150,9 +153,11 @@ fn validation(context: &tls::CommonTlsContext) -> Result<Option<Rule>, Problem> 
     use tls::common_tls_context::ValidationContextType as Type;
     let secret = |config: Option<&tls::SdsSecretConfig>| match config {
         Some(config) if config.name == MESH_ROOTS => Ok(()),
-        Some(config) => Err(Problem::new(format!("`{}` is not supported, only `{MESH_ROOTS}`", config.name))
-            .inside("name")
-            .inside("validation_context_sds_secret_config")),
+        Some(config) => {
+            Err(Problem::new(format!("`{}` is not supported, only `{MESH_ROOTS}`", config.name))
+                .inside("name")
+                .inside("validation_context_sds_secret_config"))
+        }
         None => Err(Problem::new("must be set").inside("validation_context_sds_secret_config")),
     };
     match context.validation_context_type.as_ref() {
@@ -168,7 +173,9 @@ fn validation(context: &tls::CommonTlsContext) -> Result<Option<Rule>, Problem> 
             };
             read().map(Some).at("combined_validation_context")
         }
-        Some(_) => Err(Problem::new("must name the mesh's roots as a secret").inside("validation_context")),
+        Some(_) => {
+            Err(Problem::new("must name the mesh's roots as a secret").inside("validation_context"))
+        }
     }
 }
 

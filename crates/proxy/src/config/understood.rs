@@ -110,14 +110,8 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
         "envoy.extensions.filters.http.fault.v3.HTTPFault",
         "delay abort upstream_cluster headers max_active_faults",
     ),
-    (
-        "envoy.extensions.filters.common.fault.v3.FaultDelay",
-        "fixed_delay percentage",
-    ),
-    (
-        "envoy.extensions.filters.http.fault.v3.FaultAbort",
-        "http_status grpc_status percentage",
-    ),
+    ("envoy.extensions.filters.common.fault.v3.FaultDelay", "fixed_delay percentage"),
+    ("envoy.extensions.filters.http.fault.v3.FaultAbort", "http_status grpc_status percentage"),
     (
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
         "-emit_filter_state -enable_upstream_stats -stats_for_all_methods",
@@ -209,10 +203,7 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
     ),
     ("envoy.config.route.v3.RetryPolicy.RetryBackOff", "base_interval max_interval"),
     ("envoy.config.route.v3.RetryPolicy.RetryHostPredicate", "name typed_config"),
-    (
-        "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
-        "",
-    ),
+    ("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate", ""),
     (
         "envoy.config.route.v3.RedirectAction",
         "https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite \
@@ -224,7 +215,7 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
         "envoy.config.cluster.v3.Cluster",
         "transport_socket_matches name -alt_stat_name type eds_cluster_config connect_timeout \
          -per_connection_buffer_limit_bytes lb_policy load_assignment \
-         max_requests_per_connection circuit_breakers upstream_http_protocol_options \
+         max_requests_per_connection circuit_breakers \
          common_http_protocol_options http_protocol_options http2_protocol_options \
          typed_extension_protocol_options dns_refresh_rate -dns_jitter -dns_failure_refresh_rate \
          respect_dns_ttl dns_lookup_family -typed_dns_resolver_config outlier_detection \
@@ -232,6 +223,7 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
          protocol_selection upstream_connection_options ring_hash_lb_config maglev_lb_config \
          least_request_lb_config round_robin_lb_config original_dst_lb_config -filters",
     ),
+    ("envoy.config.cluster.v3.Cluster.RefreshRate", "-base_interval -max_interval"),
     ("envoy.config.cluster.v3.Cluster.TransportSocketMatch", "name match transport_socket"),
     ("envoy.config.cluster.v3.Cluster.EdsClusterConfig", "eds_config service_name"),
     (
@@ -241,10 +233,7 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
     ),
     ("envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig", ""),
     ("envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig", ""),
-    (
-        "envoy.config.cluster.v3.Cluster.LeastRequestLbConfig",
-        "choice_count active_request_bias",
-    ),
+    ("envoy.config.cluster.v3.Cluster.LeastRequestLbConfig", "choice_count active_request_bias"),
     ("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig", ""),
     (
         "envoy.config.cluster.v3.Cluster.RingHashLbConfig",
@@ -297,10 +286,7 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
     ("envoy.config.core.v3.KeepaliveSettings", "interval timeout"),
     ("envoy.config.core.v3.BindConfig", "source_address"),
     ("envoy.config.endpoint.v3.ClusterLoadAssignment", "cluster_name endpoints policy"),
-    (
-        "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy",
-        "overprovisioning_factor",
-    ),
+    ("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", "overprovisioning_factor"),
     (
         "envoy.config.endpoint.v3.LocalityLbEndpoints",
         "locality lb_endpoints load_balancing_weight priority",
@@ -333,30 +319,21 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
         "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext",
         "trusted_ca match_typed_subject_alt_names match_subject_alt_names",
     ),
-    (
-        "envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher",
-        "san_type matcher",
-    ),
+    ("envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher", "san_type matcher"),
     ("envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig", "name sds_config"),
     (
         "envoy.extensions.transport_sockets.tls.v3.TlsParameters",
         "tls_minimum_protocol_version tls_maximum_protocol_version -cipher_suites -ecdh_curves",
     ),
     ("envoy.extensions.transport_sockets.tls.v3.Secret", "name tls_certificate validation_context"),
-    (
-        "envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
-        "certificate_chain private_key",
-    ),
+    ("envoy.extensions.transport_sockets.tls.v3.TlsCertificate", "certificate_chain private_key"),
     ("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", ""),
     // --- access logs -------------------------------------------------------------------
     ("envoy.config.accesslog.v3.AccessLog", "name filter typed_config"),
     ("envoy.config.accesslog.v3.AccessLogFilter", "response_flag_filter"),
     ("envoy.config.accesslog.v3.ResponseFlagFilter", "flags"),
     ("envoy.extensions.access_loggers.file.v3.FileAccessLog", "path format json_format log_format"),
-    (
-        "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
-        "log_format",
-    ),
+    ("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog", "log_format"),
     // --- shared ------------------------------------------------------------------------
     (
         "envoy.config.core.v3.SubstitutionFormatString",
@@ -387,6 +364,7 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
     ("envoy.config.core.v3.HeaderValueOption", "header append append_action keep_empty_value"),
     ("envoy.config.core.v3.HeaderValue", "key value"),
     ("envoy.config.core.v3.RuntimeFractionalPercent", "default_value -runtime_key"),
+    ("envoy.config.core.v3.RuntimeDouble", "default_value -runtime_key"),
     ("envoy.type.v3.FractionalPercent", "numerator denominator"),
     ("envoy.type.v3.Percent", "value"),
     ("envoy.type.v3.Int64Range", "start end"),

@@ -191,7 +191,12 @@ pub fn upstream(config: &cds::Cluster) -> Result<UpstreamConfig, Problem> {
         },
         requests_per_connection: common.max_requests_per_connection.map(|most| most.value),
         keepalive: keepalive(config),
-        outlier: config.outlier_detection.as_ref().map(outlier).transpose().at("outlier_detection")?,
+        outlier: config
+            .outlier_detection
+            .as_ref()
+            .map(outlier)
+            .transpose()
+            .at("outlier_detection")?,
         service: service(config.metadata.as_ref()),
     })
 }
@@ -257,7 +262,9 @@ fn names(load: &eds::ClusterLoadAssignment) -> Result<Vec<Named>, Problem> {
 }
 
 fn policy(config: &cds::Cluster) -> Result<Policy, Problem> {
-    if config.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())) {
+    if config.cluster_discovery_type
+        == Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into()))
+    {
         return Ok(Policy::OriginalDestination);
     }
     Ok(match config.lb_policy() {
@@ -315,7 +322,9 @@ fn matching(config: &cds::cluster::TransportSocketMatch) -> Result<TransportMatc
     })
 }
 
-fn protocol_options(config: &cds::Cluster) -> Result<Option<http_options::HttpProtocolOptions>, Problem> {
+fn protocol_options(
+    config: &cds::Cluster,
+) -> Result<Option<http_options::HttpProtocolOptions>, Problem> {
     let mut found = None;
     for (key, any) in &config.typed_extension_protocol_options {
         let field = format!("typed_extension_protocol_options[{key}]");
@@ -330,7 +339,10 @@ fn protocol_options(config: &cds::Cluster) -> Result<Option<http_options::HttpPr
 }
 
 #[expect(deprecated, reason = "control planes still send the older forms")]
-fn protocol(config: &cds::Cluster, options: Option<&http_options::HttpProtocolOptions>) -> Protocol {
+fn protocol(
+    config: &cds::Cluster,
+    options: Option<&http_options::HttpProtocolOptions>,
+) -> Protocol {
     use http_options::http_protocol_options::UpstreamProtocolOptions;
     use http_options::http_protocol_options::explicit_http_config::ProtocolConfig;
     let declared = options.and_then(|options| options.upstream_protocol_options.as_ref());

@@ -74,7 +74,9 @@ pub fn access_log(config: &accesslog::AccessLog) -> Result<AccessLog, Problem> {
         };
         ("/dev/stdout".to_owned(), layout)
     } else {
-        return Err(Problem::new(format!("the type {name} is not supported")).inside("typed_config"));
+        return Err(
+            Problem::new(format!("the type {name} is not supported")).inside("typed_config")
+        );
     };
     let filter = config.filter.as_ref().map(filter).transpose().at("filter")?;
     Ok(AccessLog { path, layout, filter })
@@ -139,7 +141,9 @@ fn json_object(object: &wkt::Struct) -> Result<Json, Problem> {
 
 fn json(value: &wkt::Value) -> Result<Json, Problem> {
     Ok(match value.kind.as_ref() {
-        Some(Kind::StringValue(format)) => Json::Value(Format::parse(format).map_err(Problem::new)?),
+        Some(Kind::StringValue(format)) => {
+            Json::Value(Format::parse(format).map_err(Problem::new)?)
+        }
         Some(Kind::StructValue(object)) => json_object(object)?,
         Some(Kind::ListValue(list)) => {
             Json::List(list.values.iter().map(json).collect::<Result<_, _>>()?)
@@ -187,7 +191,8 @@ impl Json {
                 list.iter().map(|item| item.value(record, omit_empty)).collect::<Vec<_>>().into()
             }
             Self::Object(fields) => {
-                let value = |(key, field): (&String, &Self)| (key.clone(), field.value(record, omit_empty));
+                let value =
+                    |(key, field): (&String, &Self)| (key.clone(), field.value(record, omit_empty));
                 let fields = fields.iter().map(value).filter(|(_, v)| !(omit_empty && v.is_null()));
                 Out::Object(fields.collect())
             }

@@ -42,7 +42,9 @@ enum Operator {
     Request(HeaderNames),
     Response(HeaderNames),
     Trailer(HeaderNames),
-    RequestPath { query: bool },
+    RequestPath {
+        query: bool,
+    },
     Field(Field),
     /// Metadata that filters set. No filter here sets any, so it is always missing.
     DynamicMetadata,
@@ -180,7 +182,8 @@ fn operator(text: &str) -> Result<(Operator, Option<usize>, &str), String> {
     let mut most = None;
     if let Some(after) = rest.strip_prefix(':') {
         let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
-        most = Some(after[..end].parse().map_err(|_| format!("`%{text}` has no length after `:`"))?);
+        most =
+            Some(after[..end].parse().map_err(|_| format!("`%{text}` has no length after `:`"))?);
         rest = &after[end..];
     }
     let rest = rest.strip_prefix('%').ok_or_else(|| format!("`%{text}` has no closing %"))?;
@@ -260,7 +263,9 @@ impl Operator {
                 ":status" => Some(record.status.to_string().into()),
                 name => header(&record.response_headers, name),
             })),
-            Self::Trailer(names) => text(pick(names, &|name| header(&record.response_trailers, name))),
+            Self::Trailer(names) => {
+                text(pick(names, &|name| header(&record.response_trailers, name)))
+            }
             Self::RequestPath { query } => {
                 let original = record.request_header("x-envoy-original-path");
                 let path = original.or_else(|| record.path.as_deref().map(Cow::Borrowed));

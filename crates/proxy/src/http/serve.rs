@@ -1,0 +1,79 @@
+//! Reads requests from a connection and hands each to [`crate::http::exchange`].
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+
+use crate::accept::connection::Connection;
+use crate::config::http::{Codec, HttpSettings};
+use crate::config::listener::Terminal;
+use crate::http::exchange;
+use crate::stream::body::ResponseBody;
+use crate::stream::io::Io;
+
+/// A client must have sent the head of its request within this time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams a client may have open at once where the configuration does not say.
+const STREAMS: u32 = 1024;
+/// Streams that a client may reset before they were looked at, and resets it may provoke.
+const RESETS: usize = 100;
+
+/// Serves a connection until it ends.
+pub async fn serve(connection: Arc<Connection>, io: Io) {
+    let Terminal::Http(settings) = &connection.chain.terminal else { return };
+    let builder = builder(&connection, settings);
+    let serving = connection.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let connection = serving.clone();
+        async move {
+            Ok::<Response<ResponseBody>, Infallible>(exchange::handle(connection, request).await)
+        }
+    });
+    let mut served = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = connection.proxy.shutdown.draining() => {
+            // Answer what has begun, take nothing new.
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(source = %connection.source, %error, "downstream connection ended");
+    }
+}
+
+fn builder(connection: &Connection, settings: &HttpSettings) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let header_bytes = usize::try_from(settings.max_header_kib).unwrap_or(60) * 1024;
+    let head_timeout = settings.headers_timeout.unwrap_or(HEAD_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_timeout)
+        .max_buf_size(header_bytes.max(8192))
+        .max_headers(settings.max_headers);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(2 << 20)
+        .max_concurrent_streams(settings.max_streams.unwrap_or(STREAMS))
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(RESETS)
+        .max_send_buf_size(64 * 1024)
+        .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX));
+    let agreed = connection.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    match (settings.codec, agreed) {
+        (Codec::Http1, _) | (Codec::Auto, Some("http/1.1")) => builder.http1_only(),
+        (Codec::Http2, _) | (Codec::Auto, Some("h2")) => builder.http2_only(),
+        (Codec::Auto, _) => builder,
+    }
+}

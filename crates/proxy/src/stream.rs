@@ -1,0 +1,5 @@
+//! Moves bytes and bodies.
+
+pub mod body;
+pub mod io;
+pub mod relay;

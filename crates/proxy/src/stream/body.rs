@@ -1,0 +1,330 @@
+//! Bodies of requests and responses on their way through.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// A request body larger than this is not kept for another try.
+const REPLAY_LIMIT: usize = 64 * 1024;
+
+/// The body of a request to an upstream.
+#[derive(Debug)]
+pub enum RequestBody {
+    Empty,
+    Stream(RequestStream),
+}
+
+/// A request body that is counted, and remembered while it is small.
+#[derive(Debug)]
+pub struct RequestStream {
+    shared: Arc<RequestSource>,
+    /// How much of the remembered part this try has sent.
+    sent: usize,
+    ended: bool,
+}
+
+/// Where a request body comes from. All tries of a request share it.
+#[derive(Debug)]
+pub struct RequestSource {
+    state: Mutex<SourceState>,
+    hint: SizeHint,
+    /// Bytes that came from the client.
+    pub received: AtomicU64,
+    finished: AtomicBool,
+    end: Notify,
+    broken: AtomicBool,
+}
+
+#[derive(Debug)]
+struct SourceState {
+    incoming: Incoming,
+    /// None once the body has become too large to be sent again.
+    kept: Option<BytesMut>,
+    trailers: Option<HeaderMap>,
+    done: bool,
+}
+
+impl RequestSource {
+    /// Takes a body from the client.
+    pub fn new(incoming: Incoming, keep: bool) -> Arc<Self> {
+        let done = incoming.is_end_stream();
+        Arc::new(Self {
+            hint: incoming.size_hint(),
+            state: Mutex::new(SourceState {
+                incoming,
+                kept: keep.then(BytesMut::new),
+                trailers: None,
+                done,
+            }),
+            received: AtomicU64::new(0),
+            finished: AtomicBool::new(done),
+            end: Notify::new(),
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    /// The body for one try.
+    pub fn body(self: &Arc<Self>) -> RequestBody {
+        if self.finished.load(Ordering::Acquire) && self.received.load(Ordering::Acquire) == 0 {
+            let state = self.state.lock();
+            if state.trailers.is_none() {
+                return RequestBody::Empty;
+            }
+        }
+        RequestBody::Stream(RequestStream { shared: self.clone(), sent: 0, ended: false })
+    }
+
+    /// Whether the whole body can be sent again from its start.
+    pub fn can_replay(&self) -> bool {
+        self.state.lock().kept.is_some()
+    }
+
+    /// Forgets what was kept: there will be no other try.
+    pub fn forget(&self) {
+        self.state.lock().kept = None;
+    }
+
+    /// Whether the client has sent everything.
+    pub fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
+    }
+
+    /// Whether the client broke off.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Returns when the client has sent everything.
+    pub async fn finished(&self) {
+        let notified = self.end.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        if !self.is_finished() {
+            notified.await;
+        }
+    }
+
+    fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
+        self.end.notify_waiters();
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Stream(stream) => stream.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream(stream) => stream.ended,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream(stream) => stream.shared.hint.clone(),
+        }
+    }
+}
+
+impl RequestStream {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let mut state = self.shared.state.lock();
+        if let Some(kept) = state.kept.as_ref()
+            && kept.len() > self.sent
+        {
+            let again = Bytes::copy_from_slice(&kept[self.sent..]);
+            self.sent = kept.len();
+            return Poll::Ready(Some(Ok(Frame::data(again))));
+        }
+        if state.done {
+            self.ended = true;
+            return Poll::Ready(
+                state.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))),
+            );
+        }
+        match std::task::ready!(Pin::new(&mut state.incoming).poll_frame(cx)) {
+            None => {
+                state.done = true;
+                self.ended = true;
+                drop(state);
+                self.shared.finish();
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                self.shared.broken.store(true, Ordering::Release);
+                Poll::Ready(Some(Err(error)))
+            }
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.shared.received.fetch_add(data.len() as u64, Ordering::AcqRel);
+                    let fits = |kept: &&mut BytesMut| kept.len() + data.len() <= REPLAY_LIMIT;
+                    match state.kept.as_mut().filter(fits) {
+                        Some(kept) => kept.extend_from_slice(data),
+                        None => state.kept = None,
+                    }
+                    self.sent += data.len();
+                }
+                if let Some(trailers) = frame.trailers_ref() {
+                    state.trailers = Some(trailers.clone());
+                    state.done = true;
+                    self.ended = true;
+                    drop(state);
+                    self.shared.finish();
+                } else if state.incoming.is_end_stream() {
+                    state.done = true;
+                    self.ended = true;
+                    drop(state);
+                    self.shared.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+}
+
+/// Something that watches a response body pass.
+pub trait Watch: Send + Sync {
+    /// Bytes were handed to the client.
+    fn sent(&mut self, bytes: u64);
+    /// Trailers were handed to the client.
+    fn trailers(&mut self, trailers: &HeaderMap);
+    /// The body ended as it should.
+    fn finished(&mut self);
+    /// The upstream broke off.
+    fn broken(&mut self, error: &hyper::Error);
+}
+
+/// The body of a response to a client. Its end, however it comes, ends the request's record.
+pub struct ResponseBody {
+    content: Content,
+    watch: Option<Box<dyn Watch>>,
+}
+
+enum Content {
+    Full(Option<Bytes>),
+    Stream(Incoming),
+}
+
+impl ResponseBody {
+    /// A body that is known whole.
+    pub fn full(bytes: impl Into<Bytes>, watch: Option<Box<dyn Watch>>) -> Self {
+        let bytes: Bytes = bytes.into();
+        let mut body =
+            Self { content: Content::Full(Some(bytes).filter(|b| !b.is_empty())), watch };
+        if matches!(body.content, Content::Full(None)) {
+            body.finish();
+        }
+        body
+    }
+
+    /// A body that comes from an upstream.
+    pub fn stream(incoming: Incoming, watch: Box<dyn Watch>) -> Self {
+        let ended = incoming.is_end_stream();
+        let mut body = Self { content: Content::Stream(incoming), watch: Some(watch) };
+        if ended {
+            body.finish();
+        }
+        body
+    }
+
+    fn finish(&mut self) {
+        if let Some(mut watch) = self.watch.take() {
+            watch.finished();
+        }
+    }
+}
+
+impl std::fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ResponseBody")
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let incoming = match &mut this.content {
+            Content::Full(bytes) => {
+                let bytes = bytes.take();
+                if let (Some(bytes), Some(watch)) = (&bytes, &mut this.watch) {
+                    watch.sent(bytes.len() as u64);
+                }
+                this.finish();
+                return Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))));
+            }
+            Content::Stream(incoming) => incoming,
+        };
+        match std::task::ready!(Pin::new(incoming).poll_frame(cx)) {
+            None => {
+                this.finish();
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                if let Some(mut watch) = this.watch.take() {
+                    watch.broken(&error);
+                }
+                Poll::Ready(Some(Err(error)))
+            }
+            Some(Ok(frame)) => {
+                if let Some(watch) = &mut this.watch {
+                    if let Some(data) = frame.data_ref() {
+                        watch.sent(data.len() as u64);
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        watch.trailers(trailers);
+                    }
+                }
+                let last = matches!(&this.content, Content::Stream(body) if body.is_end_stream());
+                if last || frame.is_trailers() {
+                    this.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Full(bytes) => bytes.is_none(),
+            Content::Stream(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Full(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
+            Content::Stream(incoming) => incoming.size_hint(),
+        }
+    }
+}
