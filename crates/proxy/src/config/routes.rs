@@ -1,6 +1,6 @@
 //! Route configurations: from a request's head to what is done with it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -249,7 +249,7 @@ fn virtual_host(config: &rds::VirtualHost) -> Result<VirtualHost, Problem> {
 }
 
 /// Settings of filters per route would change what those filters do; none is read yet.
-fn no_filter_config<V>(config: &HashMap<String, V>) -> Result<(), Problem> {
+fn no_filter_config<V>(config: &BTreeMap<String, V>) -> Result<(), Problem> {
     match config.keys().next() {
         Some(name) => Err(Problem::new("is not supported")
             .inside(format_args!("typed_per_filter_config[{name}]"))),

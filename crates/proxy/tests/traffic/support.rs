@@ -1,6 +1,5 @@
 //! Proxies, applications and configuration for the tests: everything on loopback, port 0.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -338,9 +337,9 @@ pub fn assignment(
     mutual: bool,
 ) -> eds::ClusterLoadAssignment {
     let metadata = core::Metadata {
-        filter_metadata: HashMap::from([(
+        filter_metadata: [(
             "envoy.transport_socket_match".to_owned(),
-            fields(&[("tlsMode", "istio")]),
+            fields(&[("tlsMode", "istio")].into(),
         )]),
         ..Default::default()
     };
