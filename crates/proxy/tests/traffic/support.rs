@@ -339,8 +339,9 @@ pub fn assignment(
     let metadata = core::Metadata {
         filter_metadata: [(
             "envoy.transport_socket_match".to_owned(),
-            fields(&[("tlsMode", "istio")].into(),
-        )]),
+            fields(&[("tlsMode", "istio")]),
+        )]
+        .into(),
         ..Default::default()
     };
     let endpoint = |at: &SocketAddr| eds::LbEndpoint {
