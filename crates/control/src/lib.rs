@@ -6,13 +6,15 @@
 //!                                     picture + proxy -> [compile] -> resources
 //! ```
 //!
-//! In reading order:
+//! Step by step: `watch`, `index`, `compile`, `push`, `serve`. `pipeline` runs the first, second
+//! and fourth; `run` is the whole process.
 
 pub mod compile;
 pub mod diagnostic;
 pub mod index;
 pub mod inject;
 pub mod lead;
+pub mod pipeline;
 pub mod proxy;
 pub mod push;
 pub mod run;

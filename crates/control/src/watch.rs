@@ -2,3 +2,8 @@
 
 pub mod clusters;
 pub mod extract;
+pub mod kubeconfig;
+pub mod mesh;
+
+pub(crate) mod follow;
+pub(crate) mod remotes;

@@ -59,11 +59,21 @@ impl fmt::Debug for Cluster {
     }
 }
 
+/// A remote secret that does not link its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// `namespace/name` of the secret.
+    pub secret: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
 /// All clusters. Cheap to clone; every clone sees the same.
 #[derive(Clone, Debug)]
 pub struct Clusters {
     config: ClusterId,
     all: Arc<Mutex<BTreeMap<ClusterId, Cluster>>>,
+    refused: Arc<Mutex<BTreeMap<ClusterId, Refusal>>>,
     changed: watch::Sender<u64>,
 }
 
@@ -80,6 +90,7 @@ impl Clusters {
         Self {
             all: Arc::new(Mutex::new(BTreeMap::from([(config.clone(), only)]))),
             config,
+            refused: Arc::default(),
             changed: watch::Sender::new(0),
         }
     }
@@ -97,6 +108,11 @@ impl Clusters {
     /// All clusters, sorted by name.
     pub fn all(&self) -> Vec<Cluster> {
         self.all.lock().values().cloned().collect()
+    }
+
+    /// Remote secrets that do not link their clusters, and why.
+    pub fn refused(&self) -> BTreeMap<ClusterId, Refusal> {
+        self.refused.lock().clone()
     }
 
     /// Wakes when a cluster comes, goes, or its connection changes.
@@ -118,6 +134,17 @@ impl Clusters {
         known.sync = sync;
         drop(all);
         self.tell();
+    }
+
+    /// Notes that a secret does not link its cluster.
+    pub(crate) fn refuse(&self, cluster: &ClusterId, secret: String, why: String) {
+        self.refused.lock().insert(cluster.clone(), Refusal { secret, why });
+        self.tell();
+    }
+
+    /// Takes a refusal back.
+    pub(crate) fn accept(&self, cluster: &ClusterId) {
+        self.refused.lock().remove(cluster);
     }
 
     /// Forgets a cluster.
