@@ -66,8 +66,7 @@ pub async fn start(
 ) -> Pipeline {
     let clusters = Clusters::new(settings.cluster.clone(), client.clone());
     let (events, received) = mpsc::channel(WAITING);
-    let live =
-        Live::new(settings.cluster.clone(), &settings.domain, &settings.system_namespace);
+    let live = Live::new(settings.cluster.clone(), &settings.domain, &settings.system_namespace);
     let publisher = Publisher::new(Picture::of(&live));
     // What has not been seen yet, apart from what else the process waits for.
     let unseen = Ready::default();
@@ -120,11 +119,7 @@ struct Builder {
 }
 
 impl Builder {
-    async fn run(
-        mut self,
-        first: Blocker,
-        draining: tokio_util::sync::CancellationToken,
-    ) {
+    async fn run(mut self, first: Blocker, draining: tokio_util::sync::CancellationToken) {
         // Everything there is to see at the start arrives before `unseen` is ready.
         loop {
             // Receiving and waiting keep their state when they are not chosen.

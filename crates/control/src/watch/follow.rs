@@ -106,8 +106,7 @@ impl Connection {
         blocker: Blocker,
         mesh: Option<ObjectName>,
     ) {
-        let mut kinds =
-            vec![Kind::Service, Kind::Slice, Kind::Pod, Kind::Node, Kind::Namespace];
+        let mut kinds = vec![Kind::Service, Kind::Slice, Kind::Pod, Kind::Node, Kind::Namespace];
         if mesh.is_some() {
             kinds.extend(ISTIO.iter().map(|(kind, ..)| Kind::Istio(kind)));
             // Stands for the settings.
@@ -132,9 +131,11 @@ impl Connection {
         spawn(self.kubernetes::<Service>(Kind::Service, |it| {
             Some(Object::Service(extract::service(it)))
         }));
-        spawn(self.kubernetes::<EndpointSlice>(Kind::Slice, |it| {
-            extract::slice(it).map(Object::Slice)
-        }));
+        spawn(
+            self.kubernetes::<EndpointSlice>(Kind::Slice, |it| {
+                extract::slice(it).map(Object::Slice)
+            }),
+        );
         spawn(self.kubernetes::<Pod>(Kind::Pod, |it| Some(Object::Pod(extract::pod(it)))));
         spawn(self.kubernetes::<Node>(Kind::Node, |it| Some(Object::Node(extract::node(it)))));
         spawn(self.kubernetes::<Namespace>(Kind::Namespace, |it| {
@@ -150,8 +151,7 @@ impl Connection {
     }
 
     async fn tell(&self, change: Change) {
-        let event =
-            Event { cluster: self.cluster.clone(), incarnation: self.incarnation, change };
+        let event = Event { cluster: self.cluster.clone(), incarnation: self.incarnation, change };
         // The receiver goes only when the process ends.
         if self.events.send(event).await.is_err() {
             self.ended.cancel();
@@ -260,8 +260,7 @@ impl Connection {
                 let api = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
                 match api.list(&ListParams::default().limit(1)).await {
                     Ok(_) => {
-                        let reduce =
-                            move |it| Some(Object::Istio(extract::istio(kind, it)));
+                        let reduce = move |it| Some(Object::Istio(extract::istio(kind, it)));
                         return self.follow(api, Kind::Istio(kind), reduce).await;
                     }
                     Err(kube::Error::Api(status)) if status.code == 404 => (),

@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// It is not a kubeconfig, or holds a field that is not allowed.
-    #[error("the kubeconfig is refused ({0}); it may hold servers with their certificate \
-             authority, and users with a token or an inline client certificate, nothing else")]
+    #[error(
+        "the kubeconfig is refused ({0}); it may hold servers with their certificate \
+             authority, and users with a token or an inline client certificate, nothing else"
+    )]
     Shape(String),
     /// Its server is not one to talk to.
     #[error("server `{server}` is refused: {why}")]
@@ -127,7 +129,8 @@ pub async fn client(bytes: &[u8], loopback: Loopback) -> Result<kube::Client, Re
     for server in &allowed.clusters {
         check(&server.cluster.server, loopback)?;
     }
-    let clean = serde_json::to_value(&allowed).map_err(|error| Refused::Shape(error.to_string()))?;
+    let clean =
+        serde_json::to_value(&allowed).map_err(|error| Refused::Shape(error.to_string()))?;
     let clean: Kubeconfig =
         serde_json::from_value(clean).map_err(|error| Refused::Shape(error.to_string()))?;
     let config = kube::Config::from_custom_kubeconfig(clean, &KubeConfigOptions::default())
@@ -188,9 +191,10 @@ mod tests {
     fn why(text: &str) -> String {
         read(text.as_bytes())
             .and_then(|allowed| {
-                allowed.clusters.iter().try_for_each(|it| {
-                    check(&it.cluster.server, Loopback::Refused)
-                })
+                allowed
+                    .clusters
+                    .iter()
+                    .try_for_each(|it| check(&it.cluster.server, Loopback::Refused))
             })
             .map_or_else(|error| error.to_string(), |()| String::from("used"))
     }
@@ -204,9 +208,7 @@ mod tests {
     #[test]
     fn whatever_could_harm_is_refused_by_name() {
         let user = |field: &str| GOOD.replace("token: secret", field);
-        let cluster = |field: &str| {
-            GOOD.replace("6443\n", &format!("6443\n    {field}\n"))
-        };
+        let cluster = |field: &str| GOOD.replace("6443\n", &format!("6443\n    {field}\n"));
         for (text, name) in [
             (user("exec: {command: touch}"), "exec"),
             (user("auth-provider: {name: gcp}"), "auth-provider"),

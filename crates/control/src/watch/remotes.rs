@@ -125,10 +125,7 @@ impl Remotes {
     }
 
     /// Which kubeconfig links which cluster. A cluster stays with the secret that has it.
-    fn wanted<'s>(
-        &self,
-        secrets: &'s Secrets,
-    ) -> BTreeMap<ClusterId, (&'s str, &'s [u8])> {
+    fn wanted<'s>(&self, secrets: &'s Secrets) -> BTreeMap<ClusterId, (&'s str, &'s [u8])> {
         let mut wanted: BTreeMap<ClusterId, (&str, &[u8])> = BTreeMap::new();
         for (secret, entries) in secrets {
             for (key, bytes) in entries {
@@ -151,13 +148,7 @@ impl Remotes {
         wanted
     }
 
-    async fn connect(
-        &mut self,
-        cluster: ClusterId,
-        secret: &str,
-        bytes: &[u8],
-        digest: Vec<u8>,
-    ) {
+    async fn connect(&mut self, cluster: ClusterId, secret: &str, bytes: &[u8], digest: Vec<u8>) {
         let shown = format!("{}/{secret}", self.namespace);
         let client = match kubeconfig::client(bytes, self.loopback).await {
             Ok(client) => client,
@@ -193,12 +184,8 @@ impl Remotes {
         let blocker = self.ready.block(format!("cluster {cluster}"));
         connection.start(&self.shutdown, blocker, None).await;
         self.limit(&connection);
-        let linked = Linked {
-            secret: secret.to_owned(),
-            digest,
-            current: connection.clone(),
-            old: None,
-        };
+        let linked =
+            Linked { secret: secret.to_owned(), digest, current: connection.clone(), old: None };
         if let Some(before) = self.linked.insert(cluster.clone(), linked) {
             // Of two that wait, only the one that serves is kept.
             let (serving, superseded) = match before.old {
