@@ -1,0 +1,1 @@
+//! The same requests to this server and to a real kube-apiserver.
