@@ -64,7 +64,8 @@ async fn watchers_see_what_was_there_and_every_change() {
     services.create(&PostParams::default(), &service("first")).await.unwrap();
     for config in [watcher::Config::default(), watcher::Config::default().streaming_lists()] {
         let name = if config == watcher::Config::default() { "listed" } else { "streamed" };
-        let mut seen = watcher(services.clone(), config).default_backoff().applied_objects().boxed();
+        let mut seen =
+            watcher(services.clone(), config).default_backoff().applied_objects().boxed();
         eventually("the first service is seen", async || {
             seen.next().await.unwrap().unwrap().name_any() == "first"
         })

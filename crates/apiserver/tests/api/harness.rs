@@ -272,10 +272,7 @@ pub fn needs(names: &[&str]) -> bool {
 }
 
 /// Asks until the answer is true, for at most ten seconds.
-pub async fn eventually<F>(what: &str, mut ask: impl FnMut() -> F)
-where
-    F: Future<Output = bool>,
-{
+pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     let limit = Duration::from_secs(10);
     let asking = async {
         while !ask().await {

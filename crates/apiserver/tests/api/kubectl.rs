@@ -46,9 +46,8 @@ async fn objects_are_created_read_changed_and_deleted() {
     }
     let cluster = Cluster::start().await;
     assert_eq!(cluster.kubectl("create namespace shop").await, "namespace/shop created\n");
-    let made = cluster
-        .kubectl("-n shop create configmap c --from-literal=a=1 --from-literal=b=two")
-        .await;
+    let made =
+        cluster.kubectl("-n shop create configmap c --from-literal=a=1 --from-literal=b=two").await;
     assert_eq!(made, "configmap/c created\n");
     assert_eq!(cluster.kubectl("-n shop get cm c -o jsonpath={.data.b}").await, "two");
     cluster.kubectl("-n shop label cm c tier=back").await;
@@ -59,9 +58,15 @@ async fn objects_are_created_read_changed_and_deleted() {
     cluster.kubectl(&format!("-n shop patch cm c --type=merge -p {json}")).await;
     let data = cluster.kubectl("-n shop get cm c -o jsonpath={.data}").await;
     assert_eq!(serde_json::from_str::<Value>(&data).unwrap(), json!({"b": "two", "c": "3"}));
-    assert_eq!(cluster.kubectl("-n shop delete cm c").await, "configmap \"c\" deleted from shop namespace\n");
+    assert_eq!(
+        cluster.kubectl("-n shop delete cm c").await,
+        "configmap \"c\" deleted from shop namespace\n"
+    );
     let (code, _, err) = cluster.try_kubectl("admin", "-n shop get cm c", "").await;
-    assert_eq!((code, err.as_str()), (1, "Error from server (NotFound): configmaps \"c\" not found\n"));
+    assert_eq!(
+        (code, err.as_str()),
+        (1, "Error from server (NotFound): configmaps \"c\" not found\n")
+    );
 }
 
 #[tokio::test]
@@ -77,7 +82,8 @@ async fn manifests_are_applied_by_client_and_by_server() {
     let (code, diff, _) = cluster.try_kubectl("admin", "diff -f -", DEPLOYMENT).await;
     assert_eq!((code, diff.as_str()), (0, ""));
 
-    let changed = DEPLOYMENT.replace("replicas: 2", "replicas: 3").replace("port: 80,", "port: 81,");
+    let changed =
+        DEPLOYMENT.replace("replicas: 2", "replicas: 3").replace("port: 80,", "port: 81,");
     let (code, diff, _) = cluster.try_kubectl("admin", "diff -f -", &changed).await;
     assert_eq!(code, 1);
     assert!(diff.contains("+  replicas: 3"), "{diff}");
@@ -271,7 +277,8 @@ async fn rights_are_asked_for_and_granted() {
         .await;
     assert_eq!(code, 1);
     assert!(err.contains("cannot create resource \"rolebindings\""), "{err}");
-    let (_, who, _) = cluster.try_kubectl("jane", "auth whoami -o jsonpath={.status.userInfo.groups}", "").await;
+    let (_, who, _) =
+        cluster.try_kubectl("jane", "auth whoami -o jsonpath={.status.userInfo.groups}", "").await;
     assert_eq!(who, r#"["dev","system:authenticated"]"#);
     let acting = cluster.kubectl("auth can-i list pods --as=jane -n default").await;
     assert_eq!(acting, "yes\n");
@@ -286,8 +293,9 @@ async fn a_token_of_a_service_account_is_that_account() {
     cluster.kubectl("create serviceaccount robot").await;
     let token = cluster.kubectl("create token robot --duration=20m").await;
     cluster.pki.kubeconfig("robot", &cluster.url(), Some(token.trim()));
-    let (code, who, err) =
-        cluster.try_kubectl("robot", "auth whoami -o jsonpath={.status.userInfo.username}", "").await;
+    let (code, who, err) = cluster
+        .try_kubectl("robot", "auth whoami -o jsonpath={.status.userInfo.username}", "")
+        .await;
     assert_eq!((code, who.as_str()), (0, "system:serviceaccount:default:robot"), "{err}");
     let (code, _, err) = cluster.try_kubectl("admin", "create token robot --duration=5m", "").await;
     assert_eq!(code, 1);
