@@ -17,7 +17,7 @@ pub fn decode(operation: &Operation, object: &mut Value) -> Result<(), Status> {
     let resource = &operation.resource;
     let unknown = if let Some(custom) = &resource.custom {
         check_metadata(operation, object)?;
-        crd::prune(custom, resource.schema.as_deref(), object)
+        crd::values::prune(&custom.open_api, object)
     } else if let Some(schema) = &resource.schema {
         decode::decode(schema, &resource.kind, object)
             .map_err(|error| cannot_be_handled(operation, &error.to_string()))?
@@ -35,7 +35,7 @@ pub fn decode(operation: &Operation, object: &mut Value) -> Result<(), Status> {
 pub fn complete(operation: &Operation, object: &mut Value) -> Result<(), Status> {
     let resource = &operation.resource;
     if let Some(custom) = &resource.custom {
-        crd::default(custom, object);
+        crd::values::default(&custom.open_api, object);
     } else {
         defaults::apply(resource, object);
     }

@@ -131,6 +131,7 @@ pub fn prepare_create(resource: &ResourceType, value: &mut Value) {
 /// The status a new object starts with.
 fn first_status(resource: &ResourceType, value: &Value) -> Value {
     match resource.storage.as_str() {
+        crate::crd::definition::STORAGE => crate::crd::definition::first_status(value),
         "/pods" => json!({"phase": "Pending", "qosClass": crate::defaults::pods::qos_class(value)}),
         "/namespaces" => json!({"phase": "Active"}),
         "/services" => json!({"loadBalancer": {}}),

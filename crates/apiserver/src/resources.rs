@@ -2,7 +2,10 @@
 //! those that custom resource definitions add. Names and verbs are Kubernetes' own.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
+
+use kube_cel::CompiledSchema;
 
 use crate::schema::Schema;
 
@@ -42,7 +45,6 @@ pub struct Subresource {
 }
 
 /// What a custom resource definition says about one version, beside names and schema.
-#[derive(Debug)]
 pub struct Custom {
     /// Name of the definition: `plural.group`.
     pub definition: String,
@@ -54,6 +56,16 @@ pub struct Custom {
     pub selectable_fields: Vec<String>,
     pub preserve_unknown_fields: bool,
     pub deprecation_warning: Option<String>,
+    /// The CEL rules of the schema, compiled.
+    pub rules: Option<CompiledSchema>,
+    /// The definition is being deleted.
+    pub is_terminating: bool,
+}
+
+impl fmt::Debug for Custom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Custom").field("definition", &self.definition).finish_non_exhaustive()
+    }
 }
 
 /// Where `scale` finds its numbers in a custom resource.

@@ -1,5 +1,6 @@
 //! The server: settings, what is built from them, and the accept loop.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -28,7 +30,7 @@ use crate::respond::{self, Response};
 use crate::route;
 use crate::status::Status;
 use crate::store::{OpenError, Store, WriteError};
-use crate::{bootstrap, kubelet, rbac};
+use crate::{bootstrap, crd, kubelet, rbac};
 
 /// How long an accept loop pauses after an error, which is usually a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -93,6 +95,10 @@ pub struct Api {
     pub shutdown: Shutdown,
     /// Held while a Service's address is chosen and stored.
     pub services: Arc<tokio::sync::Mutex<()>>,
+    /// Held while the catalog is made anew.
+    pub definitions: tokio::sync::Mutex<()>,
+    /// Definitions whose objects are being deleted.
+    pub cleanups: Mutex<HashSet<String>>,
     /// The port clients reach; settled when the listener is bound.
     pub port: u16,
 }
@@ -115,10 +121,9 @@ impl std::fmt::Debug for Tls {
 
 impl Api {
     /// Called after every write to a resource: follows what changes the server itself.
-    #[expect(clippy::unused_async, reason = "definitions write their own status")]
-    pub async fn changed(&self, storage: &str) {
-        if storage == "apiextensions.k8s.io/customresourcedefinitions" {
-            tracing::debug!("a definition changed");
+    pub async fn changed(self: &Arc<Self>, storage: &str) {
+        if storage == crd::definition::STORAGE {
+            crd::follow::follow(self).await;
         }
     }
 }
@@ -149,8 +154,11 @@ impl Server {
             kubelet,
             shutdown,
             services: Arc::default(),
+            definitions: tokio::sync::Mutex::default(),
+            cleanups: Mutex::default(),
             port,
         });
+        crd::follow::follow(&api).await;
         Ok(Self { api, listener, acceptor })
     }
 

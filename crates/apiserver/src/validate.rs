@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::object;
+use crate::crd;
 use crate::resources::ResourceType;
 use crate::status::Cause;
 use crate::verbs::Operation;
@@ -67,7 +67,15 @@ pub fn create(operation: &Operation, value: &Value) -> Vec<Cause> {
     let mut errors = Errors::default();
     metadata::check(&operation.resource, value, &mut errors);
     spec(&operation.resource, value, &mut errors);
+    custom(&operation.resource, value, None, &mut errors);
     errors.into_causes()
+}
+
+/// Custom resources are checked against their definition.
+fn custom(resource: &ResourceType, value: &Value, old: Option<&Value>, errors: &mut Errors) {
+    if let Some(custom) = &resource.custom {
+        errors.0.extend(crd::check::check(&custom.open_api, custom.rules.as_ref(), value, old));
+    }
 }
 
 /// What is wrong with a change.
@@ -78,9 +86,12 @@ pub fn update(operation: &Operation, new: &Value, old: &Value) -> Vec<Cause> {
     if operation.subresource().is_empty() {
         spec(&operation.resource, new, &mut errors);
     }
+    custom(&operation.resource, new, Some(old), &mut errors);
     errors.into_causes()
 }
 
-fn spec(_resource: &ResourceType, value: &Value, _errors: &mut Errors) {
-    let _ = object::name(value);
+fn spec(resource: &ResourceType, value: &Value, errors: &mut Errors) {
+    if resource.storage == crd::definition::STORAGE {
+        crd::definition::validate(value, errors);
+    }
 }

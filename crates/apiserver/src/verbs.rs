@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::request::Call;
+use crate::auth::{MASTERS, User};
+use crate::request::{Call, Query, RequestInfo};
 use crate::resources::ResourceType;
 use crate::server::Api;
 use crate::status::Status;
@@ -19,7 +20,10 @@ pub mod show;
 pub mod update;
 pub mod watch;
 
-use options::WriteOptions;
+use options::{FieldValidation, WriteOptions};
+
+/// The name under which the server acts on its own behalf.
+const SERVER: &str = "system:apiserver";
 
 /// One request to one resource. Write verbs also carry options and gather warnings.
 #[derive(Debug)]
@@ -36,6 +40,37 @@ impl Operation {
     pub fn key(&self, name: &str) -> Key {
         let namespace = if self.resource.namespaced { &self.call.info.namespace } else { "" };
         Key::new(&self.resource.storage, namespace, name)
+    }
+
+    /// An operation that the server itself does on an object.
+    pub fn by_server(api: &Arc<Api>, resource: &Arc<ResourceType>, key: &Key) -> Self {
+        let (parts, ()) = http::Request::new(()).into_parts();
+        let info = RequestInfo {
+            is_resource: true,
+            verb: "delete".to_owned(),
+            group: resource.group.clone(),
+            version: resource.version.clone(),
+            namespace: key.namespace.clone(),
+            resource: resource.plural.clone(),
+            name: key.name.clone(),
+            ..RequestInfo::default()
+        };
+        let user =
+            User { name: SERVER.to_owned(), groups: vec![MASTERS.to_owned()], ..User::default() };
+        let options = WriteOptions {
+            dry_run: false,
+            manager: "kube-apiserver".to_owned(),
+            has_manager: true,
+            validation: FieldValidation::Ignore,
+            force: false,
+        };
+        Self {
+            api: Arc::clone(api),
+            call: Call { parts, info, query: Query::default(), user },
+            resource: Arc::clone(resource),
+            options,
+            warnings: parking_lot::Mutex::default(),
+        }
     }
 
     /// 404 for the named object.

@@ -10,6 +10,7 @@ use super::{Operation, show};
 use crate::admission::{self, Action};
 use crate::body;
 use crate::convert;
+use crate::crd::follow;
 use crate::incoming;
 use crate::kinds;
 use crate::managed;
@@ -66,6 +67,14 @@ async fn insert_named(operation: &Operation, mut object: Value) -> Result<Value,
     let name = object::name(&object).to_owned();
     check_place(operation, &object)?;
     admission::namespace_exists(operation, &name)?;
+    if !follow::takes_objects(resource) {
+        return Err(Status::new(
+            405,
+            "MethodNotAllowed",
+            "create not allowed while custom resource definition is terminating",
+        )
+        .about(&resource.group, &resource.plural, &name));
+    }
     // An applied object brings its own record.
     if object["metadata"]["managedFields"].is_null() {
         managed::by_update(operation, None, &mut object);

@@ -11,11 +11,12 @@ use super::read::{self, Selection};
 use super::{Operation, show};
 use crate::admission::{self, Action};
 use crate::body;
+use crate::crd::definition;
 use crate::kinds;
 use crate::object;
 use crate::respond::Response;
 use crate::status::Status;
-use crate::store::{Expect, Stored, WriteError};
+use crate::store::{Expect, Key, Stored, WriteError};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -115,6 +116,17 @@ pub async fn delete_collection(operation: &Operation, bytes: &Bytes) -> Result<R
     show::object(operation, 200, &list)
 }
 
+/// Deletes an object on behalf of the server itself.
+///
+/// # Errors
+/// The refusal that a client would get.
+pub async fn by_server(operation: &Operation, key: &Key) -> Result<(), Status> {
+    match delete_key(operation, key, &DeleteOptions::default()).await {
+        Err(status) if status.reason() != "NotFound" => Err(status),
+        _ => Ok(()),
+    }
+}
+
 async fn delete_stored(
     operation: &Operation,
     stored: &Stored,
@@ -133,7 +145,7 @@ async fn delete_one(
 
 async fn delete_key(
     operation: &Operation,
-    key: &crate::store::Key,
+    key: &Key,
     options: &DeleteOptions,
 ) -> Result<Deleted, Status> {
     let name = &key.name;
@@ -216,6 +228,11 @@ fn step(operation: &Operation, current: &Arc<Stored>, options: &DeleteOptions) -
         Grace::None => false,
     };
     let finalizers = finalizers(operation, &value, options);
+    if resource.storage == definition::STORAGE {
+        mark(&mut value);
+        definition::mark_terminating(&mut value);
+        return if value == before { Step::Pending } else { Step::Mark(value) };
+    }
     let keeps = !finalizers.is_empty() || kinds::has_spec_finalizers(resource, &value);
     let list = if finalizers.is_empty() { Value::Null } else { json!(finalizers) };
     object::set_meta(&mut value, "finalizers", list);
