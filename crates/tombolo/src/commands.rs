@@ -1,13 +1,15 @@
 //! One module per command, and what all of them need.
 
 pub mod api_server;
+mod capture;
 pub mod controllers;
 pub mod install;
 pub mod kind;
 pub mod lab;
-pub mod node;
 mod lab_mesh;
 pub mod mesh;
+pub mod node;
+pub mod proxy;
 pub mod sample;
 pub mod up;
 

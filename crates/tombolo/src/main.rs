@@ -35,6 +35,7 @@ enum Command {
     Verify(commands::mesh::VerifyCommand),
     /// Make and break lab clusters on this machine.
     Lab(commands::lab::Lab),
+    Proxy(commands::proxy::Proxy),
     Install(commands::install::InstallCommand),
     Uninstall(commands::install::UninstallCommand),
     Manifest(commands::install::ManifestCommand),
@@ -55,6 +56,7 @@ impl Command {
             Self::Destroy(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::Lab(lab) => lab.run(),
+            Self::Proxy(proxy) => proxy.run(),
             Self::Install(command) => command.run(),
             Self::Uninstall(command) => command.run(),
             Self::Manifest(command) => command.run(),

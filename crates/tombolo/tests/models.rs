@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use serde_json::Value;
 
 /// One mesh at a time: each is a dozen processes.
-static TURN: Mutex<()> = Mutex::new(());
+static TURN: Mutex<()> = parking_lot::const_mutex(());
 
 struct Run {
     folder: tempfile::TempDir,
@@ -51,18 +51,31 @@ fn able() -> bool {
 
 /// Brings a model up and returns its report.
 fn verified(model: &str) -> Option<Value> {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = TURN.lock();
     if !able() {
         return None;
     }
     let run = Run::new();
     let file = example(model);
     let output = run.tombolo(&["up", file.to_str().unwrap(), "--exit", "-o", "json"]);
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{model}: exit code {:?}\n{stdout}\n{stderr}", output.status.code());
-    assert_eq!(stdout.lines().count(), 1, "{model}: standard output holds the report and nothing else\n{stdout}");
-    let kubeconfig = std::fs::read_to_string(run.folder.path().join("kubeconfig")).unwrap_or_default();
-    assert!(!kubeconfig.contains("kind-cluster"), "{model}: the kubeconfig still has entries\n{kubeconfig}");
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{model}: exit code {:?}\n{stdout}\n{stderr}",
+        output.status.code()
+    );
+    assert_eq!(
+        stdout.lines().count(),
+        1,
+        "{model}: standard output holds the report and nothing else\n{stdout}"
+    );
+    let kubeconfig =
+        std::fs::read_to_string(run.folder.path().join("kubeconfig")).unwrap_or_default();
+    assert!(
+        !kubeconfig.contains("kind-cluster"),
+        "{model}: the kubeconfig still has entries\n{kubeconfig}"
+    );
     Some(serde_json::from_str(&stdout).unwrap())
 }
 
@@ -78,20 +91,31 @@ fn check(model: &str, path: &str, gateways: &[(&str, &str)]) {
     for (check, from) in checks.iter().zip(["cluster01", "cluster02"]) {
         assert_eq!(check["from"], from);
         assert_eq!(check["service"], "helloworld.sample.svc.cluster.local:5000");
-        assert_eq!((check["sent"].as_u64(), check["failed"].as_u64()), (Some(200), Some(0)), "{check:#}");
+        assert_eq!(
+            (check["sent"].as_u64(), check["failed"].as_u64()),
+            (Some(200), Some(0)),
+            "{check:#}"
+        );
         let answers: Vec<_> = check["answers"]
             .as_array()
             .unwrap()
             .iter()
-            .map(|answer| (answer["cluster"].as_str().unwrap(), answer["version"].as_str().unwrap()))
+            .map(|answer| {
+                (answer["cluster"].as_str().unwrap(), answer["version"].as_str().unwrap())
+            })
             .collect();
         assert_eq!(answers, [("cluster01", "v1"), ("cluster02", "v2")]);
         assert_eq!(check["path"], path);
         assert_eq!(check["mtls"], true);
         assert_eq!(check["peer"], "spiffe://cluster.local/ns/sample/sa/helloworld");
         assert_eq!(check["client"], "spiffe://cluster.local/ns/sample/sa/sleep");
-        let used: Vec<_> = check["gateways"].as_array().unwrap().iter().map(|g| g.as_str().unwrap()).collect();
-        let expected: Vec<_> = gateways.iter().filter(|(client, _)| *client == from).map(|(_, prefix)| prefix).collect();
+        let used: Vec<_> =
+            check["gateways"].as_array().unwrap().iter().map(|g| g.as_str().unwrap()).collect();
+        let expected: Vec<_> = gateways
+            .iter()
+            .filter(|(client, _)| *client == from)
+            .map(|(_, prefix)| prefix)
+            .collect();
         assert_eq!(used.len(), expected.len(), "{check:#}");
         for (used, prefix) in used.iter().zip(expected) {
             assert!(used.starts_with(prefix) && used.ends_with(":15443"), "{used}");
@@ -125,12 +149,17 @@ fn a_primary_and_its_remote_on_one_flat_network() {
 #[test]
 fn mistakes_in_a_mesh_file_are_found_before_anything_is_made() {
     let run = Run::new();
-    let text = std::fs::read_to_string(example("multi-primary")).unwrap().replace("10.20.0.0/16", "10.10.64.0/18");
+    let text = std::fs::read_to_string(example("multi-primary"))
+        .unwrap()
+        .replace("10.20.0.0/16", "10.10.64.0/18");
     let file = run.folder.path().join("mesh.yaml");
     std::fs::write(&file, text).unwrap();
     let output = run.tombolo(&["up", file.to_str().unwrap(), "--exit"]);
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success());
-    assert!(stderr.contains("mesh.yaml:25:18: spec.clusters[1].lab.podSubnet: 10.10.64.0/18"), "{stderr}");
+    assert!(
+        stderr.contains("mesh.yaml:25:18: spec.clusters[1].lab.podSubnet: 10.10.64.0/18"),
+        "{stderr}"
+    );
     assert!(!run.folder.path().join("lab").exists(), "something was made");
 }
