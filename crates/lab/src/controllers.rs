@@ -18,20 +18,22 @@ use crate::controllers::cache::Caches;
 use crate::controllers::work::{Controller, start};
 
 mod accounts;
-mod cache;
+pub(crate) mod cache;
+mod daemonset;
 mod deployment;
 mod endpoints;
-mod failure;
+pub(crate) mod failure;
 mod garbage;
 mod kinds;
 pub mod loadbalancer;
 mod namespaces;
 mod nodes;
 mod pods;
-mod queue;
+pub(crate) mod queue;
 mod replicaset;
+mod revisions;
 mod scheduler;
-mod work;
+pub(crate) mod work;
 
 /// What the controllers of one cluster are told.
 #[derive(Clone, Debug)]
@@ -87,6 +89,7 @@ pub enum RunError {
 /// Every controller, by the name that `--only` takes.
 pub const NAMES: &[&str] = &[
     accounts::Accounts::NAME,
+    daemonset::DaemonSets::NAME,
     deployment::Deployments::NAME,
     endpoints::EndpointSlices::NAME,
     garbage::Garbage::NAME,
@@ -120,6 +123,7 @@ pub async fn launch(settings: &Settings, shutdown: &Shutdown) -> Result<(), RunE
     let caches = Caches::new(client);
     let mut starts = Starts { settings, starts: Vec::new() };
     starts.add(|| accounts::Accounts::new(&caches, root_ca.clone()));
+    starts.add(|| daemonset::DaemonSets::new(&caches));
     starts.add(|| deployment::Deployments::new(&caches));
     starts.add(|| endpoints::EndpointSlices::new(&caches));
     starts.add(|| garbage::Garbage::new(&caches, shutdown));

@@ -22,6 +22,9 @@ use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
 use crate::controllers::work::{Controller, Events};
 
+pub(crate) use revision::template_hash;
+pub(crate) use rollout::scaled;
+
 mod revision;
 mod rollout;
 mod status;
@@ -158,7 +161,7 @@ impl Deployments {
 
     /// Only a set that is not ours counts as a collision; ours merely lags in the cache.
     async fn bump_collisions(&self, pass: &Pass, collisions: i32) -> Result<(), Failure> {
-        let hash = revision::template_hash(&pass.spec.template, collisions);
+        let hash = template_hash(&pass.spec.template, collisions);
         let name = format!("{}-{hash}", pass.deployment.name_any());
         let found = unless_gone(self.sets_api(pass).get(&name).await)
             .doing(|| format!("read ReplicaSet {name}"))?;

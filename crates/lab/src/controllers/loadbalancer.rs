@@ -155,9 +155,12 @@ impl LoadBalancers {
 
     /// Whether addresses are given by somebody else, or by nobody as in a cluster without a pool.
     fn stands_aside(&self) -> bool {
-        if matches!(&self.giver, Giver::Lab(ranges) if ranges.is_empty())
-            && self.pools.all().is_empty()
-        {
+        let configured = match &self.giver {
+            Giver::Lab(ranges) => !ranges.is_empty(),
+            // Without any pool MetalLB leaves Services as they are.
+            Giver::MetalLb => false,
+        };
+        if !configured && self.pools.all().is_empty() {
             return true;
         }
         let pods = self.pods.as_ref().map(|pods| pods.all()).unwrap_or_default();

@@ -61,7 +61,7 @@ pub(super) fn was_resized(sets: &[Arc<ReplicaSet>], wanted: i32) -> bool {
 }
 
 /// A short name for a template.
-pub(super) fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
+pub(crate) fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
     let mut hasher = Sha256::new();
     hasher.update(serde_json::to_vec(template).unwrap_or_default());
     if collisions > 0 {

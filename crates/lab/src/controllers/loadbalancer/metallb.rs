@@ -1,11 +1,13 @@
 //! MetalLB's own objects, as far as addresses depend on them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::core::{Selector, SelectorExt};
-use kube::{CustomResource, ResourceExt};
+use kube::core::{ObjectMeta, Selector, SelectorExt};
+use kube::{CustomResource, Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
 
 use crate::controllers::loadbalancer::addresses::{Pool, Range, RangeError};
@@ -48,16 +50,17 @@ pub(crate) struct ServiceAllocation {
     pub(crate) service_selectors: Vec<LabelSelector>,
 }
 
-/// Pools whose addresses are announced on the local network.
-#[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
-#[kube(
-    group = "metallb.io",
-    version = "v1beta1",
-    kind = "L2Advertisement",
-    plural = "l2advertisements",
-    namespaced,
-    schema = "disabled"
-)]
+/// Pools whose addresses are announced on the local network. Its specification may be missing,
+/// which means all pools; the derived kinds cannot say that.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub(crate) struct L2Advertisement {
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(crate) spec: L2AdvertisementSpec,
+}
+
+/// What an [`L2Advertisement`] asks for.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct L2AdvertisementSpec {
     #[serde(default)]
@@ -66,8 +69,35 @@ pub(crate) struct L2AdvertisementSpec {
     pub(crate) ip_address_pool_selectors: Vec<LabelSelector>,
     #[serde(default)]
     pub(crate) node_selectors: Vec<LabelSelector>,
-    #[serde(default)]
-    pub(crate) interfaces: Vec<String>,
+}
+
+impl Resource for L2Advertisement {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "L2Advertisement".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "metallb.io".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1beta1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "l2advertisements".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
 }
 
 pub(crate) fn any_selects(selectors: &[LabelSelector], labels: &BTreeMap<String, String>) -> bool {
