@@ -13,6 +13,7 @@
 //! * [`controllers`]: what turns Deployments into pods, Services into endpoints, and so on;
 //! * [`node`]: the node agent, which runs pods, answers Service addresses and names;
 //! * [`wire`]: what crosses between clusters, seen from a node;
+//! * [`metallb`]: what MetalLB's pods run;
 //! * [`preflight`]: what the machine must have, checked before anything is created.
 
 pub mod control;
@@ -25,6 +26,7 @@ pub mod lab;
 pub mod network;
 pub mod pki;
 pub mod node;
+pub mod metallb;
 pub mod preflight;
 pub mod spec;
 pub mod supervisor;

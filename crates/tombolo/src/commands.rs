@@ -10,6 +10,7 @@ mod lab_mesh;
 pub mod mesh;
 pub mod node;
 pub mod proxy;
+pub mod metallb;
 pub mod sample;
 pub mod up;
 

@@ -41,6 +41,9 @@ enum Command {
     Manifest(commands::install::ManifestCommand),
     CreateRemoteSecret(commands::install::RemoteSecretCommand),
     EastwestGateway(commands::install::EastWestCommand),
+    /// Give LoadBalancer Services addresses as MetalLB does.
+    #[command(name = "metallb", hide = true)]
+    MetalLb(commands::metallb::MetalLb),
     /// Run a sample application.
     Sample(commands::sample::Sample),
 }
@@ -62,6 +65,7 @@ impl Command {
             Self::Manifest(command) => command.run(),
             Self::CreateRemoteSecret(command) => command.run(),
             Self::EastwestGateway(command) => command.run(),
+            Self::MetalLb(metallb) => metallb.run(),
             Self::Sample(sample) => sample.run(),
         }
     }
