@@ -24,7 +24,7 @@ use crate::diagnostic::Diagnostic;
 /// Where captured outbound traffic arrives.
 pub(crate) const OUTBOUND_PORT: u16 = 15001;
 /// Ports of the proxy itself, which no service's listener may take.
-const OWN_PORTS: [u16; 7] = [15001, 15004, 15006, 15008, 15020, 15021, 15090];
+pub(crate) const OWN_PORTS: [u16; 7] = [15001, 15004, 15006, 15008, 15020, 15021, 15090];
 
 /// Where traffic to unknown destinations goes.
 pub(crate) fn fallback(scope: &Scope<'_>) -> &'static str {

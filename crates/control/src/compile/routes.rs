@@ -28,6 +28,9 @@ pub(crate) fn configurations(
     let mut shared: BTreeMap<u16, Vec<(&Service, &ServicePort)>> = BTreeMap::new();
     let mut found = Vec::new();
     for (service, port) in scope.ports() {
+        if outbound::OWN_PORTS.contains(&port.number) {
+            continue;
+        }
         if port.protocol.is_http() {
             shared.entry(port.number).or_default().push((service, port));
         } else if port.protocol == Protocol::Auto {
