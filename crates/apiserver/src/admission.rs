@@ -8,7 +8,12 @@ use crate::status::{Cause, Status};
 use crate::store::Key;
 use crate::verbs::Operation;
 
+mod call;
+mod matching;
 pub mod pods;
+pub mod webhooks;
+
+use webhooks::Attempt;
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,38 +27,74 @@ pub enum Action {
 /// Namespaces that cannot be deleted.
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
-/// Lets plugins change an object.
+impl Action {
+    /// As webhooks and policies name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
+/// Lets plugins and webhooks change an object.
 ///
 /// # Errors
-/// The refusal of a plugin.
-#[expect(clippy::unused_async, reason = "webhooks are called here")]
+/// The refusal of one of them.
 pub async fn mutate(
     operation: &Operation,
     action: Action,
     mut object: Value,
-    _old: Option<&Value>,
+    old: Option<&Value>,
 ) -> Result<Value, Status> {
-    if operation.resource.storage == "/pods"
+    let is_new_pod = operation.resource.storage == "/pods"
         && action == Action::Create
-        && operation.subresource().is_empty()
-    {
-        pods::admit(operation, &mut object)?;
-    }
-    Ok(object)
+        && operation.subresource().is_empty();
+    let plugins = |object: &mut Value| {
+        if is_new_pod { pods::admit(operation, object) } else { Ok(()) }
+    };
+    plugins(&mut object)?;
+    let attempt = attempt(operation, action, old, operation.options.dry_run);
+    webhooks::mutate(&attempt, object, plugins).await
 }
 
-/// Lets plugins refuse an object in its final form.
+/// Lets webhooks refuse an object in its final form.
 ///
 /// # Errors
-/// The refusal of a plugin.
-#[expect(clippy::unused_async, reason = "webhooks are called here")]
+/// The refusal of one of them.
 pub async fn validate(
-    _operation: &Operation,
-    _action: Action,
-    _object: &Value,
-    _old: Option<&Value>,
+    operation: &Operation,
+    action: Action,
+    object: &Value,
+    old: Option<&Value>,
 ) -> Result<(), Status> {
-    Ok(())
+    webhooks::validate(&attempt(operation, action, old, operation.options.dry_run), object).await
+}
+
+/// Lets webhooks refuse a deletion.
+///
+/// # Errors
+/// The refusal of one of them.
+pub async fn delete(operation: &Operation, old: &Value, dry_run: bool) -> Result<(), Status> {
+    let attempt = attempt(operation, Action::Delete, Some(old), dry_run);
+    webhooks::mutate(&attempt, Value::Null, |_| Ok(())).await?;
+    webhooks::validate(&attempt, &Value::Null).await
+}
+
+fn attempt<'a>(
+    operation: &'a Operation,
+    action: Action,
+    old: Option<&'a Value>,
+    dry_run: bool,
+) -> Attempt<'a> {
+    let resource = &operation.resource;
+    let kind = match resource.subresource(operation.subresource()) {
+        Some(sub) => (sub.group.as_str(), sub.version.as_str(), sub.kind.as_str()),
+        None => (resource.group.as_str(), resource.version.as_str(), resource.kind.as_str()),
+    };
+    Attempt { operation, action, old, kind, dry_run }
 }
 
 /// New objects need a namespace that is there to stay.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::crd;
 use crate::defaults;
-use crate::schema::decode;
+use crate::schema::{self, decode};
 use crate::status::Status;
 use crate::verbs::Operation;
 use crate::verbs::options::FieldValidation;
@@ -42,9 +42,29 @@ pub fn complete(operation: &Operation, object: &mut Value) -> Result<(), Status>
     Ok(())
 }
 
+/// Decodes an object that admission changed; what is unknown is dropped without a word.
+///
+/// # Errors
+/// 400 for wrong types.
+pub fn admitted(
+    operation: &Operation,
+    kind: (&str, &str, &str),
+    object: &mut Value,
+) -> Result<(), Status> {
+    if let Some(custom) = &operation.resource.custom {
+        crd::values::prune(&custom.open_api, object);
+        return complete(operation, object);
+    }
+    if let Some(schema) = schema::builtin(kind.0, kind.1, kind.2) {
+        decode::decode(&schema, kind.2, object)
+            .map_err(|error| cannot_be_handled(operation, &error.to_string()))?;
+    }
+    if kind.2 == operation.resource.kind { complete(operation, object) } else { Ok(()) }
+}
+
 fn check_metadata(operation: &Operation, object: &mut Value) -> Result<(), Status> {
     let Some(metadata) = object.get_mut("metadata") else { return Ok(()) };
-    let unknown = decode::decode(crate::schema::object_meta(), "ObjectMeta", metadata)
+    let unknown = decode::decode(schema::object_meta(), "ObjectMeta", metadata)
         .map_err(|error| cannot_be_handled(operation, &error.to_string()))?;
     let unknown: Vec<String> = unknown.iter().map(|path| format!("metadata.{path}")).collect();
     report(operation, &unknown)

@@ -190,9 +190,12 @@ pub fn prepare_update(resource: &ResourceType, sub: &str, new: &mut Value, old: 
     match sub {
         "" => prepare_main_update(resource, new, old),
         "status" => prepare_status_update(resource, new, old),
+        "finalize" => prepare_finalize(new, old),
+        "ephemeralcontainers" | "resize" => prepare_pod_part(sub, new, old),
+        "approval" => prepare_approval(new, old),
         _ => (),
     }
-    if has_generation(resource) && sub.is_empty() {
+    if has_generation(resource) && !matches!(sub, "status" | "binding" | "approval") {
         let mut generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
         if counts(resource, new) != counts(resource, old) {
             generation += 1;
@@ -255,6 +258,49 @@ fn prepare_status_update(resource: &ResourceType, new: &mut Value, old: &Value) 
         }
         _ => (),
     }
+}
+
+/// `finalize` changes only the finalizers in a namespace's spec.
+fn prepare_finalize(new: &mut Value, old: &Value) {
+    let finalizers = new["spec"]["finalizers"].clone();
+    let managed = new["metadata"]["managedFields"].clone();
+    *new = old.clone();
+    let finalizers = if finalizers.is_null() { json!([]) } else { finalizers };
+    let spec = object::child(new, "spec");
+    if finalizers.as_array().is_some_and(Vec::is_empty) {
+        spec.remove("finalizers");
+    } else {
+        spec.insert("finalizers".to_owned(), finalizers);
+    }
+    object::set_meta(new, "managedFields", managed);
+}
+
+/// Some subresources of pods change one part of the containers.
+fn prepare_pod_part(sub: &str, new: &mut Value, old: &Value) {
+    let wanted = new.clone();
+    *new = old.clone();
+    object::set_meta(new, "managedFields", wanted["metadata"]["managedFields"].clone());
+    if sub == "ephemeralcontainers" {
+        copy(&mut new["spec"], &wanted["spec"], "ephemeralContainers");
+        return;
+    }
+    for list in ["containers", "initContainers"] {
+        for container in new["spec"][list].as_array_mut().into_iter().flatten() {
+            let all = wanted["spec"][list].as_array().into_iter().flatten();
+            if let Some(same) = all.into_iter().find(|have| have["name"] == container["name"]) {
+                copy(container, same, "resources");
+            }
+        }
+    }
+}
+
+/// `approval` changes only the conditions of a certificate request.
+fn prepare_approval(new: &mut Value, old: &Value) {
+    let wanted = new.clone();
+    *new = old.clone();
+    object::set_meta(new, "managedFields", wanted["metadata"]["managedFields"].clone());
+    object::child(new, "status")
+        .insert("conditions".to_owned(), wanted["status"]["conditions"].clone());
 }
 
 fn copy(new: &mut Value, old: &Value, field: &str) {

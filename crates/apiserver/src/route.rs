@@ -76,12 +76,21 @@ fn resource(api: &Arc<Api>, call: &Call) -> Result<Arc<ResourceType>, Status> {
     found.cloned().ok_or_else(Status::no_such_path)
 }
 
+/// POST of a binding without a pod in its path.
+async fn bind(operation: Operation, incoming: Incoming) -> Result<Response, Status> {
+    let catalog = operation.api.catalog.load();
+    let pods = catalog.find("", "v1", "pods").cloned().ok_or_else(Status::no_such_path)?;
+    let operation = Operation { resource: pods, ..operation };
+    subresources::binding::create(&operation, &body::read(incoming).await?).await
+}
+
 async fn serve(operation: Operation, incoming: Incoming) -> Result<Response, Status> {
     let verb = operation.call.info.verb.clone();
     if !operation.resource.has_verb(&verb) {
         return Err(Status::method_not_allowed());
     }
     match verb.as_str() {
+        "create" if operation.resource.kind == "Binding" => bind(operation, incoming).await,
         "get" => read::get(&operation),
         "list" => read::list(&operation),
         "watch" => watch::watch(operation),

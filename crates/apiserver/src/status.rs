@@ -1,6 +1,7 @@
 //! Errors of the API, as Kubernetes writes them: a `Status` object with code, reason, message and
 //! details. Every refusal of this server is one of these; clients match on `reason`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::{Map, Value, json};
@@ -12,7 +13,7 @@ pub struct Status(Box<Inner>);
 #[derive(Clone, Debug)]
 struct Inner {
     code: u16,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     details: Map<String, Value>,
 }
@@ -29,7 +30,7 @@ impl Status {
     /// A refusal without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self(Box::new(Inner { code, reason, message, details: Map::new() }))
+        Self(Box::new(Inner { code, reason: reason.into(), message, details: Map::new() }))
     }
 
     /// 400 for requests that cannot be understood.
@@ -147,6 +148,14 @@ impl Status {
         Self::new(501, "NotImplemented", message)
     }
 
+    /// What a webhook answered, with its own code, reason and details.
+    pub fn from_webhook(code: u16, reason: &str, message: String, details: &Value) -> Self {
+        let mut status = Self::new(code, "", message);
+        status.0.reason = reason.to_owned().into();
+        status.0.details = details.as_object().cloned().unwrap_or_default();
+        status
+    }
+
     /// Adds whom the refusal is about.
     #[must_use]
     pub fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
@@ -214,7 +223,7 @@ impl Status {
     }
 
     pub fn reason(&self) -> &str {
-        self.0.reason
+        &self.0.reason
     }
 
     pub fn message(&self) -> &str {
@@ -236,7 +245,7 @@ impl Status {
             "code": self.0.code,
         });
         if !self.0.reason.is_empty() {
-            object["reason"] = self.0.reason.into();
+            object["reason"] = self.reason().into();
         }
         if !self.0.details.is_empty() || self.0.code == 404 {
             object["details"] = Value::Object(self.0.details.clone());

@@ -7,6 +7,14 @@ use crate::respond::Response;
 use crate::status::Status;
 use crate::verbs::{Operation, patch, read, update};
 
+pub mod binding;
+mod eviction;
+mod scale;
+
+/// Parts of an object that are read and written like the object itself. What a write may change
+/// there is settled in [`crate::kinds::prepare_update`].
+const PARTS: &[&str] = &["status", "finalize", "ephemeralcontainers", "resize", "approval"];
+
 /// Answers a request to a subresource.
 ///
 /// # Errors
@@ -19,16 +27,18 @@ pub async fn serve(operation: Operation, incoming: Incoming) -> Result<Response,
     if !sub.verbs.contains(&verb) {
         return Err(Status::method_not_allowed());
     }
+    if verb == "get" && PARTS.contains(&name.as_str()) {
+        return read::get(&operation);
+    }
+    let bytes = body::read(incoming).await?;
     match (name.as_str(), verb.as_str()) {
-        ("status" | "finalize" | "ephemeralcontainers" | "resize" | "approval", "get") => {
-            read::get(&operation)
-        }
-        ("status" | "finalize" | "ephemeralcontainers" | "resize" | "approval", "update") => {
-            update::update(&operation, &body::read(incoming).await?).await
-        }
-        ("status" | "finalize" | "ephemeralcontainers" | "resize" | "approval", "patch") => {
-            patch::patch(&operation, &body::read(incoming).await?).await
-        }
+        (part, "update") if PARTS.contains(&part) => update::update(&operation, &bytes).await,
+        (part, "patch") if PARTS.contains(&part) => patch::patch(&operation, &bytes).await,
+        ("scale", "get") => scale::get(&operation),
+        ("scale", "update") => scale::update(&operation, &bytes).await,
+        ("scale", "patch") => scale::patch(&operation, &bytes).await,
+        ("binding", _) => binding::create(&operation, &bytes).await,
+        ("eviction", _) => eviction::create(&operation, &bytes).await,
         _ => Err(Status::not_implemented(format!(
             "the subresource \"{name}\" of {} is not served by this API server",
             operation.resource.plural

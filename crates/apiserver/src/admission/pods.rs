@@ -9,6 +9,8 @@ use crate::verbs::Operation;
 use crate::verbs::create::random_suffix;
 
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// What the name of a token's volume starts with.
+const VOLUME: &str = "kube-api-access-";
 /// How long a pod's token lasts, as kube-apiserver asks for.
 const TOKEN_SECONDS: i64 = 3607;
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -58,7 +60,17 @@ fn service_account(operation: &Operation, pod: &mut Value) -> Result<(), Status>
 }
 
 fn mount_token(spec: &mut serde_json::Map<String, Value>) {
-    let volume = format!("kube-api-access-{}", random_suffix());
+    // Asked again after webhooks added containers: the volume is there then.
+    let known = spec
+        .get("volumes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|volume| volume["name"].as_str())
+        .find(|name| name.starts_with(VOLUME))
+        .map(str::to_owned);
+    let is_new = known.is_none();
+    let volume = known.unwrap_or_else(|| format!("{VOLUME}{}", random_suffix()));
     let mut used = false;
     for list in ["initContainers", "containers"] {
         let containers = spec.get_mut(list).and_then(Value::as_array_mut);
@@ -72,7 +84,7 @@ fn mount_token(spec: &mut serde_json::Map<String, Value>) {
             used = true;
         }
     }
-    if !used {
+    if !used || !is_new {
         return;
     }
     let projected = json!({

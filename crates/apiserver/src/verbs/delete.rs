@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::options::DeleteOptions;
 use super::read::{self, Selection};
 use super::{Operation, show};
-use crate::admission::{self, Action};
+use crate::admission;
 use crate::body;
 use crate::crd::definition;
 use crate::kinds;
@@ -116,6 +116,18 @@ pub async fn delete_collection(operation: &Operation, bytes: &Bytes) -> Result<R
     show::object(operation, 200, &list)
 }
 
+/// Deletes a pod that may be evicted.
+///
+/// # Errors
+/// The refusal that the client gets.
+pub async fn evicted(
+    operation: &Operation,
+    key: &Key,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
+    delete_key(operation, key, options).await.map(drop)
+}
+
 /// Deletes an object on behalf of the server itself.
 ///
 /// # Errors
@@ -155,8 +167,8 @@ async fn delete_key(
         let old = show::in_version(&operation.resource, &current.value).into_owned();
         check(operation, name, &old, options)?;
         admission::may_delete(operation, name)?;
-        admission::validate(operation, Action::Delete, &Value::Null, Some(&old)).await?;
         let dry = operation.options.dry_run || options.dry_run;
+        admission::delete(operation, &old, dry).await?;
         let done = match step(operation, &current, options) {
             Step::Pending => {
                 return Ok(Deleted { value: current.value.clone(), is_gone: false });

@@ -179,7 +179,8 @@ fn check_version(
     }
     let version = object::meta(new, "resourceVersion");
     if version.is_empty() {
-        if kinds::may_update_unconditionally(resource) {
+        // A patch starts from the current state whatever it is.
+        if operation.call.info.verb == "patch" || kinds::may_update_unconditionally(resource) {
             return Ok(());
         }
         let cause = Cause {
