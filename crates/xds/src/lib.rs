@@ -11,6 +11,8 @@
 
 pub mod channel;
 pub mod client;
+#[cfg(test)]
+mod convergence;
 pub mod json;
 #[expect(missing_docs, reason = "generated code")]
 pub mod proto;

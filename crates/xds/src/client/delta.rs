@@ -128,9 +128,12 @@ impl Engine for Delta {
         handler: &mut dyn Handler,
     ) -> DeltaDiscoveryRequest {
         let type_url = response.type_url;
+        let wanted = self.asked.get(&type_url).cloned().unwrap_or_default();
         let changed: Vec<Resource> = response
             .resources
             .into_iter()
+            // What was unsubscribed from meanwhile may still be on its way.
+            .filter(|wire| wanted.all || wanted.names.contains(wire.name.as_str()))
             .map(|wire| Resource {
                 name: wire.name.into(),
                 version: wire.version.into(),

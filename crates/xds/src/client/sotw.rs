@@ -26,12 +26,20 @@ pub struct Sotw {
     asked: Interest,
     /// Version and nonce that the next request of a type repeats.
     last: BTreeMap<String, (String, String)>,
+    /// Types of which something was named on the current stream.
+    named: BTreeSet<String>,
 }
 
 impl Sotw {
     /// A client that has nothing yet.
     pub fn new(node: Node) -> Self {
-        Self { node, held: Held::default(), asked: Interest::default(), last: BTreeMap::new() }
+        Self {
+            node,
+            held: Held::default(),
+            asked: Interest::default(),
+            last: BTreeMap::new(),
+            named: BTreeSet::new(),
+        }
     }
 
     /// Goes on with what was accepted over the other protocol.
@@ -39,12 +47,17 @@ impl Sotw {
         self.held = held;
     }
 
-    fn asking(&self, type_url: &str, wanted: &Wanted) -> DiscoveryRequest {
+    fn asking(&mut self, type_url: &str, wanted: &Wanted) -> DiscoveryRequest {
         let (version_info, response_nonce) = self.last.get(type_url).cloned().unwrap_or_default();
-        // Naming nothing means everything for the types that allow it.
         let mut names: Vec<String> = wanted.names.iter().map(ToString::to_string).collect();
-        if wanted.all && !(names.is_empty() && types::is_wildcard(type_url)) {
+        // Naming nothing means everything, for the types that allow it, until something is named.
+        let implied =
+            names.is_empty() && types::is_wildcard(type_url) && !self.named.contains(type_url);
+        if wanted.all && !implied {
             names.push("*".to_owned());
+        }
+        if !names.is_empty() {
+            self.named.insert(type_url.to_owned());
         }
         DiscoveryRequest {
             version_info,
@@ -69,6 +82,7 @@ impl Engine for Sotw {
 
     fn begin(&mut self, wanted: &Interest) -> Vec<DiscoveryRequest> {
         self.asked.clear();
+        self.named.clear();
         for (_, nonce) in self.last.values_mut() {
             nonce.clear();
         }
@@ -102,7 +116,10 @@ impl Engine for Sotw {
         handler: &mut dyn Handler,
     ) -> DiscoveryRequest {
         let type_url = response.type_url;
-        let (resources, nameless) = read(response.resources);
+        let (mut resources, nameless) = read(response.resources);
+        // What is no longer wanted may still be on its way.
+        let wanted = self.asked.get(&type_url).cloned().unwrap_or_default();
+        resources.retain(|each| wanted.all || wanted.names.contains(&each.name));
         let held = self.held.entry(type_url.clone()).or_default();
         let present: BTreeSet<Arc<str>> = resources.iter().map(|each| each.name.clone()).collect();
         let removed: Vec<Arc<str>> = if types::lists_everything(&type_url) && nameless.is_empty() {
@@ -137,7 +154,6 @@ impl Engine for Sotw {
         if refused.is_none() {
             last.0 = response.version_info;
         }
-        let wanted = self.asked.get(&type_url).cloned().unwrap_or_default();
         DiscoveryRequest {
             error_detail: refused.map(|(message, _)| rpc::Status {
                 code: INVALID_ARGUMENT,

@@ -130,7 +130,9 @@ impl Delta {
     fn warm(&mut self, clusters: &[Resource]) {
         let Some(endpoints) = self.watches.get_mut(ENDPOINT) else { return };
         for cluster in clusters {
-            if endpoints.held.remove(&cluster.name).is_some() {
+            // Held in a version that no endpoints have: sent again, or said to be removed.
+            if let Some(version) = endpoints.held.get_mut(&cluster.name) {
+                *version = Arc::from("");
                 endpoints.seen = None;
             }
         }

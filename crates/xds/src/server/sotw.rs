@@ -24,6 +24,8 @@ struct Watch {
     /// Versions of what was sent.
     sent: BTreeMap<Arc<str>, Arc<str>>,
     nonce: String,
+    /// Whether the client has named anything on this stream.
+    named: bool,
     /// The map that `sent` was compared with last; none when it must be compared again.
     seen: Option<Arc<Resources>>,
     /// The client waits for an answer, even if nothing changed.
@@ -145,8 +147,10 @@ impl Sotw {
 
 impl Watch {
     fn want(&mut self, names: Vec<String>, type_url: &str) {
+        // Naming nothing means everything only as long as nothing was ever named.
         self.wanted.all = names.iter().any(|name| name == "*")
-            || names.is_empty() && types::is_wildcard(type_url);
+            || names.is_empty() && !self.named && types::is_wildcard(type_url);
+        self.named |= !names.is_empty();
         self.wanted.names = names.into_iter().filter(|name| name != "*").map(Arc::from).collect();
         let wanted = &self.wanted;
         self.sent.retain(|name, _| wanted.all || wanted.names.contains(name));
