@@ -16,6 +16,8 @@ pub mod injection;
 pub(crate) mod listen;
 pub(crate) mod metrics;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 pub mod trust;
 mod validation;
 pub mod webhooks;
