@@ -130,8 +130,10 @@ pub fn run(mut settings: Settings) -> Result<(), NodeError> {
         let doing = doing.to_owned();
         move |source: std::io::Error| NodeError::Io { doing, source }
     };
-    std::fs::create_dir_all(settings.state_dir.join("pods")).map_err(io("make the node's folder"))?;
-    settings.state_dir = std::fs::canonicalize(&settings.state_dir).map_err(io("find the node's folder"))?;
+    std::fs::create_dir_all(settings.state_dir.join("pods"))
+        .map_err(io("make the node's folder"))?;
+    settings.state_dir =
+        std::fs::canonicalize(&settings.state_dir).map_err(io("find the node's folder"))?;
     // Mounts of pods' volumes are the agent's own, and gone with it.
     let namespace = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
@@ -178,7 +180,10 @@ async fn build(settings: Settings, shutdown: &Shutdown) -> Result<Arc<Node>, Nod
 
 fn start(node: &Arc<Node>) {
     let (shutdown, client) = (&node.shutdown, node.client.clone());
-    shutdown.spawn_essential("registration", register::keep(client, node.settings.clone(), node.capacity, shutdown.clone()));
+    shutdown.spawn_essential(
+        "registration",
+        register::keep(client, node.settings.clone(), node.capacity, shutdown.clone()),
+    );
     let pods = Arc::clone(node);
     shutdown.spawn_essential("pods", async move {
         // Containers are told about services, so these come first.
@@ -190,9 +195,14 @@ fn start(node: &Arc<Node>) {
 }
 
 async fn client(settings: &Settings) -> Result<kube::Client, NodeError> {
-    let read = |source| NodeError::Kubeconfig { path: settings.kubeconfig.clone(), source: Box::new(source) };
+    let read = |source| NodeError::Kubeconfig {
+        path: settings.kubeconfig.clone(),
+        source: Box::new(source),
+    };
     let file = Kubeconfig::read_from(&settings.kubeconfig).map_err(read)?;
-    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(read)?;
+    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .map_err(read)?;
     config.connect_timeout = Some(Duration::from_secs(5));
     kube::Client::try_from(config).map_err(|error| NodeError::Client(Box::new(error)))
 }
@@ -200,6 +210,8 @@ async fn client(settings: &Settings) -> Result<kube::Client, NodeError> {
 fn capacity() -> Capacity {
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let total = memory.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    });
     Capacity { cpus, memory: total.unwrap_or(1 << 20) << 10 }
 }

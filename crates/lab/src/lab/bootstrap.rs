@@ -1,12 +1,14 @@
 //! What every cluster must hold before its first pod: the roles of node agents, and the Service
 //! of cluster DNS at its well-known address.
-//!
-//! Applied server side, so that it does not matter whether some of it is there already.
+
+use std::fmt::Debug;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use kube::api::{Patch, PatchParams};
+use kube::api::PostParams;
 use kube::{Api, Client};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::control::ClusterState;
@@ -16,30 +18,38 @@ use crate::lab::LabError;
 /// cluster DNS, which watch Services and their endpoints.
 const NODE_ROLE: &str = "tombolo:node";
 
-/// Applies these objects.
+/// Makes these objects, where they are not there already.
 pub(super) async fn apply(client: &Client, state: &ClusterState) -> Result<(), LabError> {
+    let address = state.spec.service_address(10).to_string();
     let roles: Api<ClusterRole> = Api::all(client.clone());
     let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
     let services: Api<Service> = Api::namespaced(client.clone(), "kube-system");
-    let failed = |object: &str| {
-        let (name, object) = (state.name().clone(), object.to_owned());
-        move |source| LabError::Bootstrap { name, object, source: Box::new(source) }
+    make(&roles, "ClusterRole tombolo:node", node_role(), state).await?;
+    make(&bindings, "ClusterRoleBinding tombolo:node", node_binding(), state).await?;
+    make(&services, "Service kube-system/kube-dns", dns_service(&address), state).await
+}
+
+async fn make<K>(
+    api: &Api<K>,
+    object: &str,
+    value: Value,
+    state: &ClusterState,
+) -> Result<(), LabError>
+where
+    K: Clone + Debug + DeserializeOwned + Serialize,
+{
+    let made = match serde_json::from_value::<K>(value) {
+        Ok(wanted) => api.create(&PostParams::default(), &wanted).await,
+        Err(error) => Err(kube::Error::SerdeError(error)),
     };
-    let params = PatchParams::apply("tombolo-lab").force();
-    roles
-        .patch(NODE_ROLE, &params, &Patch::Apply(node_role()))
-        .await
-        .map_err(failed("ClusterRole tombolo:node"))?;
-    bindings
-        .patch(NODE_ROLE, &params, &Patch::Apply(node_binding()))
-        .await
-        .map_err(failed("ClusterRoleBinding tombolo:node"))?;
-    let address = state.spec.service_address(10).to_string();
-    services
-        .patch("kube-dns", &params, &Patch::Apply(dns_service(&address)))
-        .await
-        .map_err(failed("Service kube-system/kube-dns"))?;
-    Ok(())
+    match made {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(source) => {
+            let (name, object) = (state.name().clone(), object.to_owned());
+            Err(LabError::Bootstrap { name, object, source: Box::new(source) })
+        }
+    }
 }
 
 fn node_role() -> Value {

@@ -51,11 +51,20 @@ impl Cluster {
     /// Returns when everything has been listed once.
     pub(crate) async fn complete(&self) {
         // An error means that the process ends.
-        let _ending = tokio::join!(self.services.wait_until_ready(), self.slices.wait_until_ready(), self.nodes.wait_until_ready());
+        let _ending = tokio::join!(
+            self.services.wait_until_ready(),
+            self.slices.wait_until_ready(),
+            self.nodes.wait_until_ready()
+        );
     }
 }
 
-fn mirror<K>(api: Api<K>, what: &'static str, changes: &watch::Sender<u64>, shutdown: &Shutdown) -> Store<K>
+fn mirror<K>(
+    api: Api<K>,
+    what: &'static str,
+    changes: &watch::Sender<u64>,
+    shutdown: &Shutdown,
+) -> Store<K>
 where
     K: Resource + Lookup + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     <K as Resource>::DynamicType: Default + Eq + Hash + Clone,
@@ -63,7 +72,10 @@ where
 {
     let (reader, writer) = store();
     let (changes, draining) = (changes.clone(), shutdown.clone());
-    let events = reflector(writer, watcher(api, watcher::Config::default()).default_backoff().modify(forget));
+    let events = reflector(
+        writer,
+        watcher(api, watcher::Config::default()).default_backoff().modify(forget),
+    );
     shutdown.spawn_essential(what, async move {
         let mut events = std::pin::pin!(events);
         loop {
@@ -75,7 +87,9 @@ where
                 None => break,
                 Some(Ok(Event::Init | Event::InitApply(_))) => (),
                 Some(Ok(_)) => changes.send_modify(|count| *count += 1),
-                Some(Err(error)) => tracing::warn!(error = %chain(&error), "watching {what} failed, trying again"),
+                Some(Err(error)) => {
+                    tracing::warn!(error = %chain(&error), "watching {what} failed, trying again")
+                }
             }
         }
     });
@@ -90,10 +104,12 @@ fn forget<K: Resource>(object: &mut K) {
 /// Follows the pods bound to this node and keeps a worker for each.
 pub(crate) async fn run_pods(node: Arc<Node>) {
     let shutdown = node.shutdown.clone();
-    let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", node.settings.node_name));
+    let mine =
+        watcher::Config::default().fields(&format!("spec.nodeName={}", node.settings.node_name));
     let api = Api::<Pod>::all(node.client.clone());
     let mut events = std::pin::pin!(watcher(api, mine).default_backoff().modify(forget));
-    let mut workers = Workers { node, known: BTreeMap::new(), listed: BTreeSet::new(), cleaned: false };
+    let mut workers =
+        Workers { node, known: BTreeMap::new(), listed: BTreeSet::new(), cleaned: false };
     loop {
         let event = tokio::select! {
             event = events.try_next() => event,
@@ -102,7 +118,9 @@ pub(crate) async fn run_pods(node: Arc<Node>) {
         match event {
             Ok(None) => break,
             Ok(Some(event)) => workers.hear(event),
-            Err(error) => tracing::warn!(error = %chain(&error), "watching pods failed, trying again"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "watching pods failed, trying again")
+            }
         }
     }
 }
@@ -136,7 +154,8 @@ impl Workers {
             }
             Event::Apply(pod) => self.apply(pod),
             Event::Delete(pod) => {
-                if let Some(worker) = pod.metadata.uid.as_ref().and_then(|uid| self.known.get(uid)) {
+                if let Some(worker) = pod.metadata.uid.as_ref().and_then(|uid| self.known.get(uid))
+                {
                     worker.send_modify(|wanted| wanted.gone = true);
                 }
             }
@@ -152,15 +171,23 @@ impl Workers {
             return;
         }
         let folder = self.node.pods_folder().join(&uid);
-        if let Err(error) = fs::create_dir_all(&folder).and_then(|()| remove_folder(&folder.join("volumes"))) {
+        if let Err(error) =
+            fs::create_dir_all(&folder).and_then(|()| remove_folder(&folder.join("volumes")))
+        {
             tracing::error!(%error, folder = %folder.display(), "pod's folder could not be made");
         }
         let live = Arc::new(Live { folder, running: Default::default(), runs: Default::default() });
-        let name = (wanted.pod.metadata.namespace.clone().unwrap_or_default(), wanted.pod.metadata.name.clone().unwrap_or_default());
+        let name = (
+            wanted.pod.metadata.namespace.clone().unwrap_or_default(),
+            wanted.pod.metadata.name.clone().unwrap_or_default(),
+        );
         let (sender, receiver) = watch::channel(wanted);
         self.known.insert(uid, sender);
         self.node.pods.lock().insert(name.clone(), (receiver.clone(), Arc::clone(&live)));
-        let (node, worker) = (Arc::clone(&self.node), Worker::new(Arc::clone(&self.node), receiver, Arc::clone(&live)));
+        let (node, worker) = (
+            Arc::clone(&self.node),
+            Worker::new(Arc::clone(&self.node), receiver, Arc::clone(&live)),
+        );
         self.node.shutdown.spawn("pod", async move {
             worker.run().await;
             let mut pods = node.pods.lock();
@@ -178,7 +205,9 @@ impl Workers {
                 continue;
             }
             let path = entry.path();
-            if let Err(error) = remove_folder(&path.join("volumes")).and_then(|()| remove_folder(&path)) {
+            if let Err(error) =
+                remove_folder(&path.join("volumes")).and_then(|()| remove_folder(&path))
+            {
                 tracing::warn!(%error, folder = %path.display(), "left-over folder could not be removed");
             }
         }

@@ -43,17 +43,42 @@ impl Events {
         Self { news }
     }
 
-    pub(crate) fn normal(&self, pod: &Pod, container: Option<&str>, reason: &'static str, message: impl Into<String>) {
+    pub(crate) fn normal(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
         self.send(pod, container, "Normal", reason, message.into());
     }
 
-    pub(crate) fn warning(&self, pod: &Pod, container: Option<&str>, reason: &'static str, message: impl Into<String>) {
+    pub(crate) fn warning(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
         self.send(pod, container, "Warning", reason, message.into());
     }
 
-    fn send(&self, pod: &Pod, container: Option<&str>, kind: &'static str, reason: &'static str, message: String) {
+    fn send(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        kind: &'static str,
+        reason: &'static str,
+        message: String,
+    ) {
         let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-        let list = |name: &str| if init.clone().any(|container| container.name == name) { "initContainers" } else { "containers" };
+        let list = |name: &str| {
+            if init.clone().any(|container| container.name == name) {
+                "initContainers"
+            } else {
+                "containers"
+            }
+        };
         let object = ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Pod".into()),
@@ -63,7 +88,9 @@ impl Events {
             resource_version: pod.metadata.resource_version.clone(),
             field_path: container.map(|name| format!("spec.{}{{{name}}}", list(name))),
         };
-        if let Err(error) = self.news.try_send(News { object, kind, reason, message, at: Timestamp::now() }) {
+        if let Err(error) =
+            self.news.try_send(News { object, kind, reason, message, at: Timestamp::now() })
+        {
             tracing::debug!(%error, "event dropped");
         }
     }
@@ -95,7 +122,12 @@ impl Writer {
 
     async fn write(&mut self, news: News) -> Result<(), kube::Error> {
         let object = news.object;
-        let key = (object.uid.clone().unwrap_or_default(), object.field_path.clone(), news.reason, news.message.clone());
+        let key = (
+            object.uid.clone().unwrap_or_default(),
+            object.field_path.clone(),
+            news.reason,
+            news.message.clone(),
+        );
         let namespace = object.namespace.clone().unwrap_or_default();
         let api = Api::<Event>::namespaced(self.client.clone(), &namespace);
         if let Some((name, count)) = self.known.get_mut(&key) {
@@ -107,9 +139,14 @@ impl Writer {
                 other => return other.map(drop),
             }
         }
-        let name = format!("{}.{:x}", object.name.clone().unwrap_or_default(), news.at.as_nanosecond());
+        let name =
+            format!("{}.{:x}", object.name.clone().unwrap_or_default(), news.at.as_nanosecond());
         let event = Event {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(namespace),
+                ..ObjectMeta::default()
+            },
             involved_object: object,
             type_: Some(news.kind.into()),
             reason: Some(news.reason.into()),
@@ -117,7 +154,10 @@ impl Writer {
             count: Some(1),
             first_timestamp: Some(Time(news.at)),
             last_timestamp: Some(Time(news.at)),
-            source: Some(EventSource { component: Some("kubelet".into()), host: Some(self.node.clone()) }),
+            source: Some(EventSource {
+                component: Some("kubelet".into()),
+                host: Some(self.node.clone()),
+            }),
             reporting_component: Some("kubelet".into()),
             reporting_instance: Some(self.node.clone()),
             ..Event::default()

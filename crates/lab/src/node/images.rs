@@ -86,7 +86,9 @@ impl Images {
         let text = std::fs::read_to_string(path).map_err(read)?;
         let parse = |source| ImagesError::Parse { path: path.to_owned(), source: Box::new(source) };
         let file: File = serde_saphyr::from_str(&text).map_err(parse)?;
-        images.table.extend(file.images.into_iter().map(|(name, image)| (plain(&name).to_owned(), image)));
+        images
+            .table
+            .extend(file.images.into_iter().map(|(name, image)| (plain(&name).to_owned(), image)));
         Ok(images)
     }
 
@@ -125,9 +127,18 @@ mod tests {
 
     #[test]
     fn registry_tag_and_digest_do_not_matter() {
-        let names = ["docker.io/istio/examples-helloworld-v1:1.0", "quay.io/metallb/speaker:v0.13.10", "localhost:5000/a/b@sha256:00", "docker.io/library/busybox", "alpine:3"];
+        let names = [
+            "docker.io/istio/examples-helloworld-v1:1.0",
+            "quay.io/metallb/speaker:v0.13.10",
+            "localhost:5000/a/b@sha256:00",
+            "docker.io/library/busybox",
+            "alpine:3",
+        ];
         let plain: Vec<&str> = names.into_iter().map(plain).collect();
-        assert_eq!(plain, ["istio/examples-helloworld-v1", "metallb/speaker", "a/b", "busybox", "alpine"]);
+        assert_eq!(
+            plain,
+            ["istio/examples-helloworld-v1", "metallb/speaker", "a/b", "busybox", "alpine"]
+        );
     }
 
     #[test]

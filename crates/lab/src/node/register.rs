@@ -25,8 +25,18 @@ const RENEW: Duration = Duration::from_secs(10);
 const STATUS_EVERY: u32 = 6;
 
 /// Registers the node and keeps it alive until the process drains.
-pub(crate) async fn keep(client: kube::Client, settings: Settings, capacity: Capacity, shutdown: Shutdown) {
-    let node = Registration { nodes: Api::all(client.clone()), leases: Api::namespaced(client, "kube-node-lease"), settings, capacity };
+pub(crate) async fn keep(
+    client: kube::Client,
+    settings: Settings,
+    capacity: Capacity,
+    shutdown: Shutdown,
+) {
+    let node = Registration {
+        nodes: Api::all(client.clone()),
+        leases: Api::namespaced(client, "kube-node-lease"),
+        settings,
+        capacity,
+    };
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let mut round = 0;
     loop {
@@ -130,15 +140,22 @@ fn labels(name: &str) -> Value {
 }
 
 /// The node's status; a condition's time of change moves only when its status does. Pure.
-fn status(settings: &Settings, capacity: Capacity, old: Option<&NodeObject>, now: Timestamp) -> Value {
-    let before = old.and_then(|node| node.status.as_ref()).into_iter().flat_map(|status| status.conditions.iter().flatten());
+fn status(
+    settings: &Settings,
+    capacity: Capacity,
+    old: Option<&NodeObject>,
+    now: Timestamp,
+) -> Value {
+    let before = old
+        .and_then(|node| node.status.as_ref())
+        .into_iter()
+        .flat_map(|status| status.conditions.iter().flatten());
     let changed = |kind: &str, status: &str| {
-        let same = before.clone().find(|condition| condition.type_ == kind && condition.status == status);
+        let same =
+            before.clone().find(|condition| condition.type_ == kind && condition.status == status);
         same.and_then(|same| same.last_transition_time.clone()).unwrap_or(Time(now))
     };
-    let condition = |kind: &str, status: &str, reason: &str, message: &str| {
-        json!({"type": kind, "status": status, "reason": reason, "message": message, "lastHeartbeatTime": Time(now), "lastTransitionTime": changed(kind, status)})
-    };
+    let condition = |kind: &str, status: &str, reason: &str, message: &str| json!({"type": kind, "status": status, "reason": reason, "message": message, "lastHeartbeatTime": Time(now), "lastTransitionTime": changed(kind, status)});
     let amount = json!({
         "cpu": capacity.cpus.to_string(),
         "memory": format!("{}Ki", capacity.memory >> 10),

@@ -29,17 +29,24 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 /// A server that serves only clients with a certificate of `client_ca`.
-pub(crate) fn server(certificate: &Path, key: &Path, client_ca: &Path) -> Result<ServerConfig, TlsError> {
+pub(crate) fn server(
+    certificate: &Path,
+    key: &Path,
+    client_ca: &Path,
+) -> Result<ServerConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     for root in certificates(client_ca)? {
         roots.add(root).map_err(|error| TlsError::Use(error.into()))?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider)).build();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider)).build();
     let verifier = verifier.map_err(|error| TlsError::Use(error.into()))?;
     let key_path = key;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Read { path: key_path.to_owned(), source })?;
-    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let key = PrivateKeyDer::from_pem_file(key)
+        .map_err(|source| TlsError::Read { path: key_path.to_owned(), source })?;
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let mut config = builder
         .map_err(|error| TlsError::Use(error.into()))?
         .with_client_cert_verifier(verifier)
@@ -50,9 +57,13 @@ pub(crate) fn server(certificate: &Path, key: &Path, client_ca: &Path) -> Result
 }
 
 /// Connects for a probe: like kubelet, it does not ask who answers.
-pub(crate) async fn connect_unverified(socket: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn connect_unverified(
+    socket: TcpStream,
+    host: &str,
+) -> io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions();
     let config = builder
         .map_err(io::Error::other)?
         .dangerous()
@@ -84,7 +95,12 @@ impl ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -93,7 +109,12 @@ impl ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

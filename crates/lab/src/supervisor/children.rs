@@ -160,7 +160,7 @@ impl Children {
         awaited.contains_key(&pid) && kill(Pid::from_raw(pid), signal).is_ok()
     }
 
-    /// Waits for children and orphans until the process drains.
+    /// Waits for children and orphans until the process drains, when the kernel takes over.
     ///
     /// # Errors
     /// When the end of children cannot be listened for.
@@ -171,7 +171,7 @@ impl Children {
                 self.reap_ended();
                 tokio::select! {
                     _ = ended.recv() => (),
-                    () = shutdown.aborted() => return,
+                    () = shutdown.draining() => return,
                 }
             }
         })

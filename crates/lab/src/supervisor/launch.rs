@@ -27,6 +27,8 @@ use crate::network::host;
 pub fn run(folder: PathBuf, path: OsString) -> io::Result<()> {
     match start(folder, path) {
         Ok(()) => Ok(()),
+        // A client that closed the pipe knows already: it found the reason itself.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => tell(&format!("error {}", one_line(&error.to_string()))),
     }
 }
@@ -68,8 +70,10 @@ fn start(folder: PathBuf, path: OsString) -> io::Result<()> {
     };
     // From here on this process can start no more threads, only the first process of the lab.
     unshare(CloneFlags::CLONE_NEWPID).map_err(|error| refused("process namespaces", error))?;
+    // A lab's log begins with the lab.
     let log = LabDirectory::new(folder.clone()).log();
-    let log = File::options().create(true).append(true).open(log)?;
+    File::create(&log)?;
+    let log = File::options().append(true).open(log)?;
     let mut supervisor = Command::new("/proc/self/exe");
     supervisor
         .arg0("tombolo")

@@ -165,6 +165,9 @@ impl Cluster {
                 ("allow-privileged", "true".to_owned()),
                 ("profiling", "false".to_owned()),
                 ("kubelet-preferred-address-types", "InternalIP".to_owned()),
+                // The node agent speaks WebSockets only; without this, streams of `exec` would
+                // be translated to the protocol that came before.
+                ("feature-gates", "TranslateStreamCloseWebsocketRequests=false".to_owned()),
             ],
         );
         process.arguments.extend(self.api_server_flags());
@@ -188,8 +191,7 @@ impl Cluster {
             ("concurrent-deployment-syncs", "2".to_owned()),
             (
                 "controllers",
-                "*,-nodelifecycle,-persistentvolume-binder,-attachdetach,-cloud-node-lifecycle"
-                    .to_owned(),
+                "*,-persistentvolume-binder,-attachdetach,-cloud-node-lifecycle".to_owned(),
             ),
         ];
         self.real(programs, "controller-manager", "kube-controller-manager", &flags)

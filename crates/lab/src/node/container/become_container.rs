@@ -15,7 +15,10 @@ use std::process::ExitCode;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, setgid, setgroups, sethostname, setsid, setuid};
+use nix::unistd::{
+    Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, execve, setgid, setgroups, sethostname, setsid,
+    setuid,
+};
 
 use crate::node::container::order::{Order, Place, Room};
 use crate::node::container::{privileges, rootfs};
@@ -56,7 +59,8 @@ fn run(agent: &mut UnixStream) -> Result<std::convert::Infallible, BecomeError> 
     privileges::die_with_parent().doing("tie the container to the node agent")?;
     let mut text = String::new();
     agent.read_to_string(&mut text).doing("read the order")?;
-    let order: Order = serde_json::from_str(&text).map_err(io::Error::other).doing("parse the order")?;
+    let order: Order =
+        serde_json::from_str(&text).map_err(io::Error::other).doing("parse the order")?;
     // Fails when the process leads a group already, which does no harm.
     let _session = setsid();
     match &order.place {
@@ -68,11 +72,13 @@ fn run(agent: &mut UnixStream) -> Result<std::convert::Infallible, BecomeError> 
     drop_privileges(&order)?;
     let program = find_program(&order)?;
     let fail = |_| io::Error::other("it contains a zero byte");
-    let argv = order.argv.iter().map(|arg| CString::new(arg.as_str())).collect::<Result<Vec<_>, _>>();
+    let argv =
+        order.argv.iter().map(|arg| CString::new(arg.as_str())).collect::<Result<Vec<_>, _>>();
     let argv = argv.map_err(fail).doing("take the command's arguments")?;
     let env = order.env.iter().map(|(key, value)| CString::new(format!("{key}={value}")));
     let env = env.collect::<Result<Vec<_>, _>>().map_err(fail).doing("take the environment")?;
-    let path = CString::new(program.as_os_str().as_bytes()).map_err(fail).doing("take the command")?;
+    let path =
+        CString::new(program.as_os_str().as_bytes()).map_err(fail).doing("take the command")?;
     execve(&path, &argv, &env).doing(format!("execute `{}`", program.display()))
 }
 
@@ -90,7 +96,12 @@ fn new_room(room: &Room) -> Result<(), BecomeError> {
 fn beside(pid: i32) -> Result<(), BecomeError> {
     let open = |name: &str| File::open(format!("/proc/{pid}/ns/{name}"));
     // All are opened before the first is entered: another mount namespace has another /proc.
-    let names = [("net", CloneFlags::CLONE_NEWNET), ("uts", CloneFlags::CLONE_NEWUTS), ("ipc", CloneFlags::CLONE_NEWIPC), ("mnt", CloneFlags::CLONE_NEWNS)];
+    let names = [
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+    ];
     let mut opened = Vec::new();
     for (name, flag) in names {
         opened.push((open(name).doing("find the container's namespaces")?, flag));
@@ -143,7 +154,9 @@ fn drop_privileges(order: &Order) -> Result<(), BecomeError> {
         other => other.doing("set the supplementary groups")?,
     }
     let what = |kind, id| {
-        format!("become {kind} {id} (in a user namespace this needs a range of ids in /etc/subuid and /etc/subgid)")
+        format!(
+            "become {kind} {id} (in a user namespace this needs a range of ids in /etc/subuid and /etc/subgid)"
+        )
     };
     setgid(Gid::from_raw(order.gid)).doing(what("group", order.gid))?;
     setuid(Uid::from_raw(order.uid)).doing(what("user", order.uid))?;
@@ -159,13 +172,15 @@ fn drop_privileges(order: &Order) -> Result<(), BecomeError> {
 /// Finds the command as a shell would, in the container's own PATH.
 fn find_program(order: &Order) -> Result<PathBuf, BecomeError> {
     let Some(name) = order.argv.first() else {
-        return Err(io::Error::other("neither the container nor its image names one")).doing("find the command");
+        return Err(io::Error::other("neither the container nor its image names one"))
+            .doing("find the command");
     };
     if name.contains('/') {
         return Ok(PathBuf::from(name));
     }
     let path = order.env.iter().rev().find(|(key, _)| key == "PATH").map_or("", |(_, value)| value);
-    let found = path.split(':').map(|folder| Path::new(folder).join(name)).find(|file| file.is_file());
+    let found =
+        path.split(':').map(|folder| Path::new(folder).join(name)).find(|file| file.is_file());
     found
         .ok_or_else(|| io::Error::other("executable file not found in $PATH"))
         .doing(format!("exec: \"{name}\""))

@@ -86,7 +86,11 @@ impl Log {
     }
 
     /// Writes down everything that comes from `source`, until it ends.
-    pub(crate) async fn record(&self, stream: Stream, source: impl AsyncRead + Unpin) -> io::Result<()> {
+    pub(crate) async fn record(
+        &self,
+        stream: Stream,
+        source: impl AsyncRead + Unpin,
+    ) -> io::Result<()> {
         let mut source = BufReader::with_capacity(MOST, source);
         let mut line = Vec::new();
         loop {
@@ -99,7 +103,8 @@ impl Log {
             if chunk.is_empty() {
                 break;
             }
-            let used = chunk.iter().position(|byte| *byte == b'\n').map_or(chunk.len(), |at| at + 1);
+            let used =
+                chunk.iter().position(|byte| *byte == b'\n').map_or(chunk.len(), |at| at + 1);
             line.extend_from_slice(chunk.get(..used).unwrap_or_default());
             source.consume(used);
             if line.ends_with(b"\n") || line.len() >= MOST {
@@ -143,10 +148,13 @@ mod tests {
         let text = format!("one\n{}\nrest", "x".repeat(MOST + 5));
         log.record(Stream::Stderr, text.as_bytes()).await.unwrap();
         let written = fs::read_to_string(log.path()).unwrap();
-        let lines: Vec<(usize, &str, usize)> = written.lines().map(|line| {
-            let parts: Vec<&str> = line.splitn(4, ' ').collect();
-            (parts[0].len(), parts[2], parts[3].len())
-        }).collect();
+        let lines: Vec<(usize, &str, usize)> = written
+            .lines()
+            .map(|line| {
+                let parts: Vec<&str> = line.splitn(4, ' ').collect();
+                (parts[0].len(), parts[2], parts[3].len())
+            })
+            .collect();
         assert_eq!(lines, [(30, "F", 3), (30, "P", MOST), (30, "F", 5), (30, "P", 4)]);
         assert_eq!(tail(log.path(), 1, 100), "rest\n");
     }

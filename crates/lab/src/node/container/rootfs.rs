@@ -20,8 +20,19 @@ const PROGRAMS: [&str; 8] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "
 
 /// Files below `/etc` that programs need to run at all.
 const SETTINGS: [&str; 13] = [
-    "alternatives", "ca-certificates", "gai.conf", "host.conf", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime",
-    "mime.types", "nsswitch.conf", "os-release", "protocols", "services",
+    "alternatives",
+    "ca-certificates",
+    "gai.conf",
+    "host.conf",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "nsswitch.conf",
+    "os-release",
+    "protocols",
+    "services",
 ];
 
 /// Device nodes that every container sees.
@@ -34,9 +45,11 @@ const NONE: Option<&str> = None;
 
 /// Builds the root file system and moves this process into it.
 pub(crate) fn build(room: &Room) -> Result<(), BecomeError> {
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).doing("leave the node's mounts")?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+        .doing("leave the node's mounts")?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), &room.scratch, Some("tmpfs"), flags, Some("mode=755")).doing("mount the root file system")?;
+    mount(Some("tmpfs"), &room.scratch, Some("tmpfs"), flags, Some("mode=755"))
+        .doing("mount the root file system")?;
     let old = room.scratch.join(OLD.trim_start_matches('/'));
     fs::create_dir(&old).doing("prepare the root file system")?;
     pivot_root(&room.scratch, &old).doing("enter the root file system")?;
@@ -71,11 +84,13 @@ fn programs(room: &Room) -> Result<(), BecomeError> {
         }
     }
     // The machine's /usr is read-only here, so our program gets a folder mounted over its own.
-    let folder = ["/usr/local/bin", "/usr/local"].into_iter().find(|folder| Path::new(folder).is_dir());
+    let folder =
+        ["/usr/local/bin", "/usr/local"].into_iter().find(|folder| Path::new(folder).is_dir());
     let folder = folder
         .ok_or_else(|| io::Error::other("the machine has no folder /usr/local"))
         .doing("place /usr/local/bin/tombolo")?;
-    mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::MS_NODEV, Some("mode=755,size=1m")).doing(format!("mount {folder}"))?;
+    mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::MS_NODEV, Some("mode=755,size=1m"))
+        .doing(format!("mount {folder}"))?;
     fs::create_dir_all("/usr/local/bin").doing("make /usr/local/bin")?;
     let here = "/usr/local/bin/tombolo";
     File::create(here).doing(format!("make {here}"))?;
@@ -111,30 +126,67 @@ fn settings(room: &Room) -> Result<(), BecomeError> {
 
 /// Folders that every program expects.
 fn folders() -> Result<(), BecomeError> {
-    for (path, mode) in [("/tmp", 0o1777), ("/var/tmp", 0o1777), ("/run", 0o755), ("/run/lock", 0o1777), ("/root", 0o700), ("/home", 0o755), ("/var/lib", 0o755), ("/var/log", 0o755), ("/var/cache", 0o755), ("/mnt", 0o755), ("/srv", 0o755), ("/proc", 0o555), ("/sys", 0o555), ("/dev", 0o755)] {
+    for (path, mode) in [
+        ("/tmp", 0o1777),
+        ("/var/tmp", 0o1777),
+        ("/run", 0o755),
+        ("/run/lock", 0o1777),
+        ("/root", 0o700),
+        ("/home", 0o755),
+        ("/var/lib", 0o755),
+        ("/var/log", 0o755),
+        ("/var/cache", 0o755),
+        ("/mnt", 0o755),
+        ("/srv", 0o755),
+        ("/proc", 0o555),
+        ("/sys", 0o555),
+        ("/dev", 0o755),
+    ] {
         make_folder(path, mode)?;
     }
     symlink("../run", "/var/run").doing("link /var/run")?;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), quiet, NONE).doing("mount /proc")?;
-    mount(Some("sysfs"), "/sys", Some("sysfs"), quiet | MsFlags::MS_RDONLY, NONE).doing("mount /sys")
+    mount(Some("sysfs"), "/sys", Some("sysfs"), quiet | MsFlags::MS_RDONLY, NONE)
+        .doing("mount /sys")
 }
 
 fn devices() -> Result<(), BecomeError> {
-    mount(Some("tmpfs"), "/dev", Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755,size=64k")).doing("mount /dev")?;
+    mount(Some("tmpfs"), "/dev", Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755,size=64k"))
+        .doing("mount /dev")?;
     for name in DEVICES {
         let here = Path::new("/dev").join(name);
         File::create(&here).doing(format!("make {}", here.display()))?;
         bind(&Path::new(OLD).join("dev").join(name), &here)?;
     }
-    for (name, target) in [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")] {
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
         symlink(target, Path::new("/dev").join(name)).doing(format!("link /dev/{name}"))?;
     }
     make_folder("/dev/pts", 0o755)?;
     make_folder("/dev/shm", 0o1777)?;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    mount(Some("devpts"), "/dev/pts", Some("devpts"), quiet, Some("newinstance,ptmxmode=0666,mode=0620")).doing("mount /dev/pts")?;
-    mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), quiet | MsFlags::MS_NODEV, Some("mode=1777,size=64m")).doing("mount /dev/shm")
+    mount(
+        Some("devpts"),
+        "/dev/pts",
+        Some("devpts"),
+        quiet,
+        Some("newinstance,ptmxmode=0666,mode=0620"),
+    )
+    .doing("mount /dev/pts")?;
+    mount(
+        Some("tmpfs"),
+        "/dev/shm",
+        Some("tmpfs"),
+        quiet | MsFlags::MS_NODEV,
+        Some("mode=1777,size=64m"),
+    )
+    .doing("mount /dev/shm")
 }
 
 fn bind_volume(volume: &Mount) -> Result<(), BecomeError> {
@@ -158,7 +210,8 @@ fn bind_volume(volume: &Mount) -> Result<(), BecomeError> {
 fn inside(target: &str) -> Result<PathBuf, BecomeError> {
     let path = Path::new("/").join(target);
     if path.components().any(|part| part == Component::ParentDir) {
-        return Err(io::Error::other("it contains `..`")).doing(format!("use the mount path {target}"));
+        return Err(io::Error::other("it contains `..`"))
+            .doing(format!("use the mount path {target}"));
     }
     Ok(path)
 }
@@ -174,8 +227,11 @@ fn make_folder(path: &str, mode: u32) -> Result<(), BecomeError> {
 }
 
 fn bind(source: &Path, target: &Path) -> Result<(), BecomeError> {
-    mount(Some(source), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
-        .doing(format!("mount {} on {}", source.display(), target.display()))
+    mount(Some(source), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).doing(format!(
+        "mount {} on {}",
+        source.display(),
+        target.display()
+    ))
 }
 
 /// Makes a mount read-only and keeps the flags that a user namespace may not take away.
@@ -184,7 +240,14 @@ fn read_only(target: impl AsRef<Path>) -> Result<(), BecomeError> {
     let doing = || format!("make {} read-only", target.display());
     let has = statvfs(target).doing(doing())?.flags();
     let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-    for (found, keep) in [(FsFlags::ST_NOSUID, MsFlags::MS_NOSUID), (FsFlags::ST_NODEV, MsFlags::MS_NODEV), (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC), (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME), (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME), (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME)] {
+    for (found, keep) in [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+    ] {
         if has.contains(found) {
             flags |= keep;
         }

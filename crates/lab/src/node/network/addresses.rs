@@ -17,12 +17,17 @@ pub(crate) struct Addresses {
 impl Addresses {
     pub(crate) fn new(range: Ipv4Net) -> Self {
         let gateway = gateway(range);
-        Self { range, taken: BTreeSet::from([range.network(), gateway, range.broadcast()]), last: gateway }
+        Self {
+            range,
+            taken: BTreeSet::from([range.network(), gateway, range.broadcast()]),
+            last: gateway,
+        }
     }
 
     /// Takes `wanted` if it is free, or the next free address; none when the range is used up.
     pub(crate) fn take(&mut self, wanted: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-        let free = |address: &Ipv4Addr| self.range.contains(address) && !self.taken.contains(address);
+        let free =
+            |address: &Ipv4Addr| self.range.contains(address) && !self.taken.contains(address);
         let (first, last) = (u32::from(self.range.network()), u32::from(self.range.broadcast()));
         let after = u32::from(self.last).saturating_add(1);
         let all = (after..=last).chain(first..after).map(Ipv4Addr::from);

@@ -57,8 +57,14 @@ impl Links {
     }
 
     /// Moves a link to another namespace, under another name.
-    pub(crate) async fn hand_over(&self, index: u32, to: BorrowedFd<'_>, name: &str) -> Result<(), LinkError> {
-        let change = LinkUnspec::new_with_index(index).setns_by_fd(to.as_raw_fd()).name(name).build();
+    pub(crate) async fn hand_over(
+        &self,
+        index: u32,
+        to: BorrowedFd<'_>,
+        name: &str,
+    ) -> Result<(), LinkError> {
+        let change =
+            LinkUnspec::new_with_index(index).setns_by_fd(to.as_raw_fd()).name(name).build();
         self.handle.link().set(change).execute().await.doing(|| format!("move {name} into the pod"))
     }
 
@@ -72,16 +78,32 @@ impl Links {
     }
 
     pub(crate) async fn add_address(&self, index: u32, address: Ipv4Net) -> Result<(), LinkError> {
-        let request = self.handle.address().add(index, IpAddr::V4(address.addr()), address.prefix_len());
+        let request =
+            self.handle.address().add(index, IpAddr::V4(address.addr()), address.prefix_len());
         request.replace().execute().await.doing(|| format!("add the address {address}"))
     }
 
     /// Removes an address from a link; one that is not there is fine.
-    pub(crate) async fn remove_address(&self, index: u32, address: Ipv4Addr) -> Result<(), LinkError> {
-        let found = self.handle.address().get().set_link_index_filter(index).set_address_filter(IpAddr::V4(address));
-        let found = found.execute().try_next().await.doing(|| format!("look for the address {address}"))?;
+    pub(crate) async fn remove_address(
+        &self,
+        index: u32,
+        address: Ipv4Addr,
+    ) -> Result<(), LinkError> {
+        let found = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .set_address_filter(IpAddr::V4(address));
+        let found =
+            found.execute().try_next().await.doing(|| format!("look for the address {address}"))?;
         let Some(message) = found else { return Ok(()) };
-        self.handle.address().del(message).execute().await.doing(|| format!("remove the address {address}"))
+        self.handle
+            .address()
+            .del(message)
+            .execute()
+            .await
+            .doing(|| format!("remove the address {address}"))
     }
 
     /// The addresses of a link.
@@ -99,8 +121,12 @@ impl Links {
     }
 
     /// The link that has `address`, and the network it says the address is in.
-    pub(crate) async fn link_with(&self, address: Ipv4Addr) -> Result<Option<(u32, Ipv4Net)>, LinkError> {
-        let mut found = self.handle.address().get().set_address_filter(IpAddr::V4(address)).execute();
+    pub(crate) async fn link_with(
+        &self,
+        address: Ipv4Addr,
+    ) -> Result<Option<(u32, Ipv4Net)>, LinkError> {
+        let mut found =
+            self.handle.address().get().set_address_filter(IpAddr::V4(address)).execute();
         let message = found.try_next().await.doing(|| format!("look for the address {address}"))?;
         Ok(message.and_then(|message| {
             let net = Ipv4Net::new(address, message.header.prefix_len).ok()?;
@@ -109,7 +135,12 @@ impl Links {
     }
 
     /// Routes `to` out of a link, directly or by a gateway.
-    pub(crate) async fn add_route(&self, index: u32, to: Ipv4Net, route: Route) -> Result<(), LinkError> {
+    pub(crate) async fn add_route(
+        &self,
+        index: u32,
+        to: Ipv4Net,
+        route: Route,
+    ) -> Result<(), LinkError> {
         let builder = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(to.network(), to.prefix_len())
             .output_interface(index);

@@ -101,13 +101,18 @@ fn link_name(uid: &str) -> String {
 }
 
 /// Sets up the namespace this thread is in.
-fn configure(address: Ipv4Addr, gateway: Ipv4Addr, sysctls: &[(String, String)]) -> Result<(), SandboxError> {
+fn configure(
+    address: Ipv4Addr,
+    gateway: Ipv4Addr,
+    sysctls: &[(String, String)],
+) -> Result<(), SandboxError> {
     for (name, value) in sysctls {
         if !name.starts_with("net.") && !name.starts_with("net/") {
             return Err(SandboxError::ForbiddenSysctl(name.clone()));
         }
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        fs::write(path, value).map_err(|source| SandboxError::Sysctl { name: name.clone(), source })?;
+        fs::write(path, value)
+            .map_err(|source| SandboxError::Sysctl { name: name.clone(), source })?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     runtime.map_err(SandboxError::Namespace)?.block_on(async {
@@ -129,9 +134,11 @@ where
     F: FnOnce() -> io::Result<T> + Send + 'static,
 {
     let (done, answer) = oneshot::channel();
-    std::thread::Builder::new().name("namespace".into()).stack_size(256 << 10).spawn(move || {
-        // Nobody waits any more only when the agent ends.
-        let _unheard = done.send(work());
-    })?;
+    std::thread::Builder::new().name("namespace".into()).stack_size(256 << 10).spawn(
+        move || {
+            // Nobody waits any more only when the agent ends.
+            let _unheard = done.send(work());
+        },
+    )?;
     answer.await.map_err(|_| io::Error::other("the thread in the namespace ended early"))?
 }

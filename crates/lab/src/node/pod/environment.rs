@@ -21,11 +21,15 @@ pub(crate) type Fetched = BTreeMap<Reference, BTreeMap<String, Vec<u8>>>;
 pub(crate) fn references(container: &Container) -> BTreeSet<Reference> {
     let mut all = BTreeSet::new();
     for source in container.env_from.iter().flatten() {
-        all.extend(source.config_map_ref.iter().map(|from| Reference::ConfigMap(from.name.clone())));
+        all.extend(
+            source.config_map_ref.iter().map(|from| Reference::ConfigMap(from.name.clone())),
+        );
         all.extend(source.secret_ref.iter().map(|from| Reference::Secret(from.name.clone())));
     }
     for from in container.env.iter().flatten().filter_map(|var| var.value_from.as_ref()) {
-        all.extend(from.config_map_key_ref.iter().map(|key| Reference::ConfigMap(key.name.clone())));
+        all.extend(
+            from.config_map_key_ref.iter().map(|key| Reference::ConfigMap(key.name.clone())),
+        );
         all.extend(from.secret_key_ref.iter().map(|key| Reference::Secret(key.name.clone())));
     }
     all
@@ -46,7 +50,10 @@ pub(crate) fn of_services<'a>(
             continue;
         }
         let Some(spec) = &service.spec else { continue };
-        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else { continue };
+        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None")
+        else {
+            continue;
+        };
         let prefix = name.to_ascii_uppercase().replace('-', "_");
         let ports: Vec<_> = spec.ports.iter().flatten().collect();
         let Some(first) = ports.first() else { continue };
@@ -91,11 +98,19 @@ pub(crate) fn build(sources: &Sources<'_>) -> Result<BTreeMap<String, String>, S
     let mut all = BTreeMap::new();
     for source in sources.container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
-        let config = source.config_map_ref.iter().map(|from| (Reference::ConfigMap(from.name.clone()), from.optional));
-        let secret = source.secret_ref.iter().map(|from| (Reference::Secret(from.name.clone()), from.optional));
+        let config = source
+            .config_map_ref
+            .iter()
+            .map(|from| (Reference::ConfigMap(from.name.clone()), from.optional));
+        let secret = source
+            .secret_ref
+            .iter()
+            .map(|from| (Reference::Secret(from.name.clone()), from.optional));
         for (reference, optional) in config.chain(secret) {
             match sources.fetched.get(&reference) {
-                Some(data) => all.extend(data.iter().map(|(key, value)| (format!("{prefix}{key}"), String::from_utf8_lossy(value).into_owned()))),
+                Some(data) => all.extend(data.iter().map(|(key, value)| {
+                    (format!("{prefix}{key}"), String::from_utf8_lossy(value).into_owned())
+                })),
                 None if optional == Some(true) => (),
                 None => return Err(missing(&reference)),
             }
@@ -128,15 +143,21 @@ fn from_elsewhere(sources: &Sources<'_>, var: &EnvVar) -> Result<Option<String>,
     let Some(from) = &var.value_from else { return Ok(None) };
     if let Some(selector) = &from.field_ref {
         let value = fields::field(sources.pod, sources.facts, &selector.field_path);
-        return value.map(Some).ok_or_else(|| format!("variable {}: field `{}` is not readable", var.name, selector.field_path));
+        return value.map(Some).ok_or_else(|| {
+            format!("variable {}: field `{}` is not readable", var.name, selector.field_path)
+        });
     }
     if let Some(selector) = &from.resource_field_ref {
         let named = selector.container_name.as_deref().filter(|name| !name.is_empty());
         let spec = sources.pod.spec.as_ref();
-        let all = spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+        let all = spec
+            .iter()
+            .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
         let container = match named {
             None => sources.container,
-            Some(name) => all.into_iter().find(|container| container.name == name)
+            Some(name) => all
+                .into_iter()
+                .find(|container| container.name == name)
                 .ok_or_else(|| format!("variable {}: there is no container `{name}`", var.name))?,
         };
         return fields::resource(container, sources.facts, selector).map(Some);
@@ -144,17 +165,22 @@ fn from_elsewhere(sources: &Sources<'_>, var: &EnvVar) -> Result<Option<String>,
     let (reference, key, optional) = match (&from.config_map_key_ref, &from.secret_key_ref) {
         (Some(key), _) => (Reference::ConfigMap(key.name.clone()), &key.key, key.optional),
         (None, Some(key)) => (Reference::Secret(key.name.clone()), &key.key, key.optional),
-        (None, None) => return Err(format!("variable {}: its source is not implemented", var.name)),
+        (None, None) => {
+            return Err(format!("variable {}: its source is not implemented", var.name));
+        }
     };
     let found = sources.fetched.get(&reference);
     match found.and_then(|data| data.get(key)) {
         Some(value) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
         None if optional == Some(true) => Ok(None),
         None if found.is_none() => Err(missing(&reference)),
-        None => Err(format!("couldn't find key {key} in {}", match reference {
-            Reference::ConfigMap(name) => format!("ConfigMap {name}"),
-            Reference::Secret(name) => format!("Secret {name}"),
-        })),
+        None => Err(format!(
+            "couldn't find key {key} in {}",
+            match reference {
+                Reference::ConfigMap(name) => format!("ConfigMap {name}"),
+                Reference::Secret(name) => format!("Secret {name}"),
+            }
+        )),
     }
 }
 
@@ -169,7 +195,9 @@ pub(crate) fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
         if let Some(next) = after.strip_prefix('$') {
             out.push('$');
             rest = next;
-        } else if let Some((name, next)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+        } else if let Some((name, next)) =
+            after.strip_prefix('(').and_then(|inner| inner.split_once(')'))
+        {
             match known.get(name) {
                 Some(value) => out.push_str(value),
                 None => out.push_str(&format!("$({name})")),
@@ -194,13 +222,23 @@ mod tests {
         Facts { pod_ip: "10.10.0.5".into(), host_ip: "172.18.0.2".into(), cpus: 2, memory: 1 << 30 }
     }
 
-    fn built(container: serde_json::Value, fetched: &Fetched) -> Result<Vec<(String, String)>, String> {
+    fn built(
+        container: serde_json::Value,
+        fetched: &Fetched,
+    ) -> Result<Vec<(String, String)>, String> {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "ns", "labels": {"app": "x"}},
             "spec": {"containers": [container], "nodeName": "n1"},
-        })).unwrap();
+        }))
+        .unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
-        let sources = Sources { pod: &pod, container, facts: &facts(), fetched, services: vec![("KUBERNETES_SERVICE_HOST".into(), "10.11.0.1".into())] };
+        let sources = Sources {
+            pod: &pod,
+            container,
+            facts: &facts(),
+            fetched,
+            services: vec![("KUBERNETES_SERVICE_HOST".into(), "10.11.0.1".into())],
+        };
         build(&sources).map(|all| all.into_iter().collect())
     }
 
@@ -223,20 +261,29 @@ mod tests {
             (Reference::Secret("s".into()), BTreeMap::from([("p".to_owned(), b"hidden".to_vec())])),
         ]);
         let container = json!({"name": "c", "resources": {"limits": {"cpu": "1500m"}},
-            "envFrom": [{"prefix": "C_", "configMapRef": {"name": "c"}}, {"secretRef": {"name": "none", "optional": true}}],
-            "env": [
-                {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
-                {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-                {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
-                {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "p"}}},
-                {"name": "NO", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "no", "optional": true}}},
-                {"name": "URL", "value": "http://$(KUBERNETES_SERVICE_HOST)/$(C_k)/$(POD)"},
-            ]});
-        assert_eq!(built(container, &fetched), Ok(pairs(&[
-            ("APP", "x"), ("CPU", "2"), ("C_k", "v"), ("IP", "10.10.0.5"), ("KUBERNETES_SERVICE_HOST", "10.11.0.1"),
-            ("POD", "p"), ("S", "hidden"), ("URL", "http://10.11.0.1/v/p"),
-        ])));
+        "envFrom": [{"prefix": "C_", "configMapRef": {"name": "c"}}, {"secretRef": {"name": "none", "optional": true}}],
+        "env": [
+            {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+            {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "p"}}},
+            {"name": "NO", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "no", "optional": true}}},
+            {"name": "URL", "value": "http://$(KUBERNETES_SERVICE_HOST)/$(C_k)/$(POD)"},
+        ]});
+        assert_eq!(
+            built(container, &fetched),
+            Ok(pairs(&[
+                ("APP", "x"),
+                ("CPU", "2"),
+                ("C_k", "v"),
+                ("IP", "10.10.0.5"),
+                ("KUBERNETES_SERVICE_HOST", "10.11.0.1"),
+                ("POD", "p"),
+                ("S", "hidden"),
+                ("URL", "http://10.11.0.1/v/p"),
+            ]))
+        );
     }
 
     #[test]
@@ -249,12 +296,29 @@ mod tests {
 
     #[test]
     fn services_of_the_namespace_are_named_only_when_linked() {
-        let service = |ns: &str, name: &str| serde_json::from_value::<Service>(json!({
+        let service = |ns: &str, name: &str| {
+            serde_json::from_value::<Service>(json!({
             "metadata": {"name": name, "namespace": ns}, "spec": {"clusterIP": "10.11.0.7", "ports": [{"name": "http-web", "port": 80}]},
-        })).unwrap();
-        let services = [service("default", "kubernetes"), service("ns", "my-web"), service("other", "x")];
-        let names = |links| -> Vec<String> { of_services(services.iter(), "ns", links).into_iter().map(|(key, _)| key).filter(|key| key.ends_with("HOST") || key.ends_with("HTTP_WEB")).collect() };
+        })).unwrap()
+        };
+        let services =
+            [service("default", "kubernetes"), service("ns", "my-web"), service("other", "x")];
+        let names = |links| -> Vec<String> {
+            of_services(services.iter(), "ns", links)
+                .into_iter()
+                .map(|(key, _)| key)
+                .filter(|key| key.ends_with("HOST") || key.ends_with("HTTP_WEB"))
+                .collect()
+        };
         assert_eq!(names(false), ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT_HTTP_WEB"]);
-        assert_eq!(names(true), ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT_HTTP_WEB", "MY_WEB_SERVICE_HOST", "MY_WEB_SERVICE_PORT_HTTP_WEB"]);
+        assert_eq!(
+            names(true),
+            [
+                "KUBERNETES_SERVICE_HOST",
+                "KUBERNETES_SERVICE_PORT_HTTP_WEB",
+                "MY_WEB_SERVICE_HOST",
+                "MY_WEB_SERVICE_PORT_HTTP_WEB"
+            ]
+        );
     }
 }

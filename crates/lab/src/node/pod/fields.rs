@@ -45,7 +45,8 @@ pub(crate) fn field(pod: &Pod, facts: &Facts, path: &str) -> Option<String> {
 
 /// A map as the downward API writes it: sorted lines of `key="value"`.
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
-    let lines = map.into_iter().flatten().map(|(key, value)| format!("{key}=\"{}\"", escaped(value)));
+    let lines =
+        map.into_iter().flatten().map(|(key, value)| format!("{key}=\"{}\"", escaped(value)));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -59,7 +60,9 @@ fn escaped(value: &str) -> String {
             '\n' => text.push_str("\\n"),
             '\t' => text.push_str("\\t"),
             '\r' => text.push_str("\\r"),
-            letter if letter.is_control() => text.push_str(&format!("\\x{:02x}", u32::from(letter))),
+            letter if letter.is_control() => {
+                text.push_str(&format!("\\x{:02x}", u32::from(letter)))
+            }
             letter => text.push(letter),
         }
     }
@@ -70,7 +73,11 @@ fn escaped(value: &str) -> String {
 ///
 /// # Errors
 /// A text that says what is wrong with it.
-pub(crate) fn resource(container: &Container, facts: &Facts, selector: &ResourceFieldSelector) -> Result<String, String> {
+pub(crate) fn resource(
+    container: &Container,
+    facts: &Facts,
+    selector: &ResourceFieldSelector,
+) -> Result<String, String> {
     let (kind, name) = selector.resource.split_once('.').unwrap_or((&selector.resource, ""));
     let resources = container.resources.as_ref();
     let limits = resources.and_then(|resources| resources.limits.as_ref());
@@ -84,10 +91,16 @@ pub(crate) fn resource(container: &Container, facts: &Facts, selector: &Resource
     let value = match kind {
         "limits" => get(limits).or_else(|| node.map(Quantity)),
         "requests" => get(requests).or_else(|| get(limits)).or_else(|| Some(Quantity("0".into()))),
-        _ => return Err(format!("resource `{}` is neither limits.NAME nor requests.NAME", selector.resource)),
+        _ => {
+            return Err(format!(
+                "resource `{}` is neither limits.NAME nor requests.NAME",
+                selector.resource
+            ));
+        }
     };
     let value = value.unwrap_or_else(|| Quantity("0".into()));
-    let amount = quantity(&value.0).ok_or_else(|| format!("quantity `{}` does not parse", value.0))?;
+    let amount =
+        quantity(&value.0).ok_or_else(|| format!("quantity `{}` does not parse", value.0))?;
     let divisor = selector.divisor.as_ref().map_or("1", |divisor| divisor.0.as_str());
     let divisor = quantity(divisor).filter(|divisor| *divisor > 0).unwrap_or(1000);
     Ok(amount.div_ceil(divisor).to_string())
@@ -95,7 +108,8 @@ pub(crate) fn resource(container: &Container, facts: &Facts, selector: &Resource
 
 /// A quantity in thousandths.
 pub(crate) fn quantity(text: &str) -> Option<u128> {
-    let split = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
+    let split =
+        text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     // Scaled by a thousand beforehand; "m" takes that back.
     let scale: u128 = match suffix {
@@ -126,13 +140,28 @@ mod tests {
 
     #[test]
     fn quantities_are_read_in_thousandths() {
-        let read: Vec<_> = ["2", "500m", "1.5", "1Ki", "128Mi", "1k", "x"].into_iter().map(quantity).collect();
-        assert_eq!(read, [Some(2000), Some(500), Some(1500), Some(1_024_000), Some(134_217_728_000), Some(1_000_000), None]);
+        let read: Vec<_> =
+            ["2", "500m", "1.5", "1Ki", "128Mi", "1k", "x"].into_iter().map(quantity).collect();
+        assert_eq!(
+            read,
+            [
+                Some(2000),
+                Some(500),
+                Some(1500),
+                Some(1_024_000),
+                Some(134_217_728_000),
+                Some(1_000_000),
+                None
+            ]
+        );
     }
 
     #[test]
     fn labels_are_sorted_quoted_lines() {
-        let labels = BTreeMap::from([("b".to_owned(), "say \"x\"".to_owned()), ("a".to_owned(), "1".to_owned())]);
+        let labels = BTreeMap::from([
+            ("b".to_owned(), "say \"x\"".to_owned()),
+            ("a".to_owned(), "1".to_owned()),
+        ]);
         assert_eq!(lines(Some(&labels)), "a=\"1\"\nb=\"say \\\"x\\\"\"");
     }
 }

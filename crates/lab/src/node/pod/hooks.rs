@@ -43,10 +43,18 @@ impl Asked {
             IntOrString::Int(number) => Some(*number),
             IntOrString::String(name) => match name.parse() {
                 Ok(number) => Some(number),
-                Err(_) => self.container.ports.iter().flatten().find(|port| port.name.as_ref() == Some(name)).map(|port| port.container_port),
+                Err(_) => self
+                    .container
+                    .ports
+                    .iter()
+                    .flatten()
+                    .find(|port| port.name.as_ref() == Some(name))
+                    .map(|port| port.container_port),
             },
         };
-        number.and_then(|number| u16::try_from(number).ok()).ok_or_else(|| format!("the container has no port {port:?}"))
+        number
+            .and_then(|number| u16::try_from(number).ok())
+            .ok_or_else(|| format!("the container has no port {port:?}"))
     }
 
     /// Runs a command in the container; the answer is good when it exits with 0.
@@ -59,26 +67,43 @@ impl Asked {
             ..self.process.order.clone()
         };
         let output = Output { stdout: Stdio::piped(), stderr: Stdio::piped() };
-        let child = spawn::start(&self.program, &order, output, &[]).await.map_err(|error| tombolo_runtime::errors::chain(&error).to_string())?;
+        let child = spawn::start(&self.program, &order, output, &[])
+            .await
+            .map_err(|error| tombolo_runtime::errors::chain(&error).to_string())?;
         let mut child = KillOnDrop(child);
         let (stdout, stderr) = (child.0.stdout.take(), child.0.stderr.take());
         let (out, err) = tokio::join!(read_some(stdout), read_some(stderr));
         let status = child.0.wait().await.map_err(|error| error.to_string())?;
         let text = format!("{out}{err}");
-        if status.success() { Ok(text) } else { Err(format!("{text} (exit code {})", status.code().unwrap_or(137))) }
+        if status.success() {
+            Ok(text)
+        } else {
+            Err(format!("{text} (exit code {})", status.code().unwrap_or(137)))
+        }
     }
 
     /// Sends a GET; the answer is good when its status is 200 to 399.
     pub(crate) async fn http(&self, action: &HTTPGetAction) -> Answer {
-        let host = action.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| self.pod_ip.clone());
+        let host = action
+            .host
+            .clone()
+            .filter(|host| !host.is_empty())
+            .unwrap_or_else(|| self.pod_ip.clone());
         let port = self.port(&action.port)?;
         let socket = connect(&host, port).await?;
         let mut request = Request::builder()
             .method(Method::GET)
-            .uri(action.path.clone().filter(|path| !path.is_empty()).map_or_else(|| "/".into(), |path| if path.starts_with('/') { path } else { format!("/{path}") }))
+            .uri(action.path.clone().filter(|path| !path.is_empty()).map_or_else(
+                || "/".into(),
+                |path| if path.starts_with('/') { path } else { format!("/{path}") },
+            ))
             .header("connection", "close");
         let headers = || action.http_headers.iter().flatten();
-        for (name, value) in [("host", format!("{host}:{port}")), ("user-agent", "kube-probe/1.36".into()), ("accept", "*/*".into())] {
+        for (name, value) in [
+            ("host", format!("{host}:{port}")),
+            ("user-agent", "kube-probe/1.36".into()),
+            ("accept", "*/*".into()),
+        ] {
             if !headers().any(|header| header.name.eq_ignore_ascii_case(name)) {
                 request = request.header(name, value);
             }
@@ -88,7 +113,9 @@ impl Asked {
         }
         let request = request.body(Full::<Bytes>::default()).map_err(|error| error.to_string())?;
         if action.scheme.as_deref() == Some("HTTPS") {
-            let stream = crate::node::tls::connect_unverified(socket, &host).await.map_err(|error| error.to_string())?;
+            let stream = crate::node::tls::connect_unverified(socket, &host)
+                .await
+                .map_err(|error| error.to_string())?;
             send(stream, request).await
         } else {
             send(socket, request).await
@@ -105,7 +132,12 @@ impl Asked {
         let port = u16::try_from(port).map_err(|_| format!("{port} is not a port"))?;
         let socket = connect(&self.pod_ip, port).await?;
         let say = |error: hyper::Error| tombolo_runtime::errors::chain(&error).to_string();
-        let (mut sender, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), TokioIo::new(socket)).await.map_err(say)?;
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(
+            hyper_util::rt::TokioExecutor::new(),
+            TokioIo::new(socket),
+        )
+        .await
+        .map_err(say)?;
         let driver = tokio::spawn(connection);
         let request = Request::builder()
             .method(Method::POST)
@@ -116,14 +148,22 @@ impl Asked {
             .map_err(|error| error.to_string())?;
         let response = sender.send_request(request).await.map_err(say)?;
         let early = response.headers().get("grpc-status").cloned();
-        let body = Limited::new(response.into_body(), MOST).collect().await.map_err(|error| error.to_string())?;
+        let body = Limited::new(response.into_body(), MOST)
+            .collect()
+            .await
+            .map_err(|error| error.to_string())?;
         driver.abort();
-        let status = body.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()).or(early);
+        let status =
+            body.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()).or(early);
         if status.as_ref().is_none_or(|status| status.as_bytes() != b"0") {
             return Err(format!("service unhealthy (grpc-status {status:?})"));
         }
         // One message: a flag, a length of four bytes, then field 1 with the value SERVING (1).
-        if body.to_bytes().get(5..) == Some(&[0x08, 0x01]) { Ok("SERVING".into()) } else { Err("service unhealthy (responded with another status than SERVING)".into()) }
+        if body.to_bytes().get(5..) == Some(&[0x08, 0x01]) {
+            Ok("SERVING".into())
+        } else {
+            Err("service unhealthy (responded with another status than SERVING)".into())
+        }
     }
 
     /// Does what a postStart or preStop hook says.
@@ -138,7 +178,8 @@ impl Asked {
             return self.tcp(tcp.host.as_deref(), &tcp.port).await;
         }
         if let Some(sleep) = &handler.sleep {
-            tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+            tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0)))
+                .await;
         }
         Ok(String::new())
     }
@@ -165,7 +206,9 @@ async fn read_some(source: Option<impl AsyncRead + Unpin>) -> String {
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
-    TcpStream::connect((host, port)).await.map_err(|error| format!("dial tcp {host}:{port}: {}", plain(&error)))
+    TcpStream::connect((host, port))
+        .await
+        .map_err(|error| format!("dial tcp {host}:{port}: {}", plain(&error)))
 }
 
 fn plain(error: &io::Error) -> String {
@@ -175,17 +218,29 @@ fn plain(error: &io::Error) -> String {
     }
 }
 
-async fn send(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, request: Request<Full<Bytes>>) -> Answer {
+async fn send(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Answer {
     let say = |error: hyper::Error| tombolo_runtime::errors::chain(&error).to_string();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(say)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(say)?;
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(say)?;
     let status = response.status();
     // The body only adds to the message, so one that is too long or cut short is no failure.
-    let body = Limited::new(response.into_body(), MOST).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = Limited::new(response.into_body(), MOST)
+        .collect()
+        .await
+        .map(|body| body.to_bytes())
+        .unwrap_or_default();
     driver.abort();
     let text = String::from_utf8_lossy(&body).into_owned();
-    if (200..400).contains(&status.as_u16()) { Ok(text) } else { Err(format!("HTTP probe failed with statuscode: {}", status.as_u16())) }
+    if (200..400).contains(&status.as_u16()) {
+        Ok(text)
+    } else {
+        Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
+    }
 }
 
 /// A `HealthCheckRequest` in a gRPC frame.

@@ -43,7 +43,12 @@ pub(crate) struct Plan {
 }
 
 /// Decides. `initialized` is set once the pod's own containers were allowed to start.
-pub(crate) fn plan(records: &[Record], restart: Restart, initialized: bool, now: Timestamp) -> Plan {
+pub(crate) fn plan(
+    records: &[Record],
+    restart: Restart,
+    initialized: bool,
+    now: Timestamp,
+) -> Plan {
     let mut plan = Plan::default();
     if !initialized && !initialize(records, restart, now, &mut plan) {
         return plan;
@@ -56,7 +61,9 @@ pub(crate) fn plan(records: &[Record], restart: Restart, initialized: bool, now:
         return plan;
     }
     if initialized {
-        for (index, record) in records.iter().enumerate().filter(|(_, record)| record.role == Role::Sidecar) {
+        for (index, record) in
+            records.iter().enumerate().filter(|(_, record)| record.role == Role::Sidecar)
+        {
             want(&mut plan, index, record, now);
         }
     }
@@ -74,7 +81,9 @@ pub(crate) fn plan(records: &[Record], restart: Restart, initialized: bool, now:
 
 /// Goes through the init containers in order; true when all have done their part.
 fn initialize(records: &[Record], restart: Restart, now: Timestamp, plan: &mut Plan) -> bool {
-    for (index, record) in records.iter().enumerate().filter(|(_, record)| record.role != Role::Main) {
+    for (index, record) in
+        records.iter().enumerate().filter(|(_, record)| record.role != Role::Main)
+    {
         let done = match record.role {
             Role::Sidecar => record.running() && record.started,
             _ => record.succeeded(),
@@ -82,7 +91,10 @@ fn initialize(records: &[Record], restart: Restart, now: Timestamp, plan: &mut P
         if done {
             continue;
         }
-        if record.role == Role::Init && restart == Restart::Never && matches!(record.state, State::Ended(_)) {
+        if record.role == Role::Init
+            && restart == Restart::Never
+            && matches!(record.state, State::Ended(_))
+        {
             plan.outcome = Some(Outcome::Failed);
             return false;
         }
@@ -129,20 +141,33 @@ mod tests {
     /// `i` init, `s` sidecar, `m` main; then `w` waiting, `r` running, `R` running and started,
     /// a digit for the exit code.
     fn records(text: &str) -> Vec<Record> {
-        text.split_whitespace().map(|word| {
-            let (role, state) = word.split_at(1);
-            let role = match role { "i" => Role::Init, "s" => Role::Sidecar, _ => Role::Main };
-            let mut record = Record::new(word, role);
-            match state {
-                "w" => (),
-                "r" | "R" => {
-                    record.begin("id".into(), at(0));
-                    record.started = state == "R";
+        text.split_whitespace()
+            .map(|word| {
+                let (role, state) = word.split_at(1);
+                let role = match role {
+                    "i" => Role::Init,
+                    "s" => Role::Sidecar,
+                    _ => Role::Main,
+                };
+                let mut record = Record::new(word, role);
+                match state {
+                    "w" => (),
+                    "r" | "R" => {
+                        record.begin("id".into(), at(0));
+                        record.started = state == "R";
+                    }
+                    code => record.end(Ended {
+                        code: code.parse().unwrap(),
+                        reason: "Error",
+                        message: String::new(),
+                        started: Some(at(99)),
+                        finished: at(100),
+                        id: "id".into(),
+                    }),
                 }
-                code => record.end(Ended { code: code.parse().unwrap(), reason: "Error", message: String::new(), started: Some(at(99)), finished: at(100), id: "id".into() }),
-            }
-            record
-        }).collect()
+                record
+            })
+            .collect()
     }
 
     fn start(indexes: &[usize]) -> Plan {

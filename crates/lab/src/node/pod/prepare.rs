@@ -48,7 +48,10 @@ pub(crate) struct Request<'a> {
 pub(crate) async fn order(request: &Request<'_>) -> Result<Order, Waiting> {
     let Request { node, pod, spec, container, .. } = request;
     let reference = container.image.as_deref().unwrap_or_default();
-    let image = node.images.find(reference).map_err(|message| Waiting { reason: "ErrImageNeverPull", message })?;
+    let image = node
+        .images
+        .find(reference)
+        .map_err(|message| Waiting { reason: "ErrImageNeverPull", message })?;
     let env = variables(request, image).await?;
     let user = user(spec, container, image)?;
     let context = container.security_context.as_ref();
@@ -79,19 +82,25 @@ pub(crate) async fn order(request: &Request<'_>) -> Result<Order, Waiting> {
         gid: user.1,
         groups: groups(spec),
         capabilities,
-        no_new_privileges: context.and_then(|context| context.allow_privilege_escalation) == Some(false),
+        no_new_privileges: context.and_then(|context| context.allow_privilege_escalation)
+            == Some(false),
         stdin: None,
         tty: container.tty == Some(true),
         place: Place::New(Box::new(room)),
     })
 }
 
-async fn variables(request: &Request<'_>, image: &Image) -> Result<BTreeMap<String, String>, Waiting> {
+async fn variables(
+    request: &Request<'_>,
+    image: &Image,
+) -> Result<BTreeMap<String, String>, Waiting> {
     let Request { node, pod, spec, container, facts, .. } = request;
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut fetched = Fetched::new();
     for reference in environment::references(container) {
-        if let Some(data) = content::fetch(node, namespace, &reference).await.map_err(misconfigured)? {
+        if let Some(data) =
+            content::fetch(node, namespace, &reference).await.map_err(misconfigured)?
+        {
             fetched.insert(reference, data);
         }
     }
@@ -103,7 +112,10 @@ async fn variables(request: &Request<'_>, image: &Image) -> Result<BTreeMap<Stri
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), PATH.to_owned()),
         ("HOSTNAME".to_owned(), hostname(node, pod, spec)),
-        ("HOME".to_owned(), if user(spec, container, image)?.0 == 0 { "/root".into() } else { "/".into() }),
+        (
+            "HOME".to_owned(),
+            if user(spec, container, image)?.0 == 0 { "/root".into() } else { "/".into() },
+        ),
     ]);
     if container.tty == Some(true) {
         env.insert("TERM".into(), "xterm".into());
@@ -133,10 +145,14 @@ fn user(spec: &PodSpec, container: &Container, image: &Image) -> Result<(u32, u3
     let (own, pod) = (container.security_context.as_ref(), spec.security_context.as_ref());
     let uid = own.and_then(|own| own.run_as_user).or_else(|| pod.and_then(|pod| pod.run_as_user));
     let gid = own.and_then(|own| own.run_as_group).or_else(|| pod.and_then(|pod| pod.run_as_group));
-    let non_root = own.and_then(|own| own.run_as_non_root).or_else(|| pod.and_then(|pod| pod.run_as_non_root));
+    let non_root =
+        own.and_then(|own| own.run_as_non_root).or_else(|| pod.and_then(|pod| pod.run_as_non_root));
     let uid = id(uid).unwrap_or(image.user);
     if non_root == Some(true) && uid == 0 {
-        return Err(misconfigured(format!("container has runAsNonRoot and would run as root (container: {})", container.name)));
+        return Err(misconfigured(format!(
+            "container has runAsNonRoot and would run as root (container: {})",
+            container.name
+        )));
     }
     Ok((uid, id(gid).unwrap_or(0)))
 }
@@ -160,17 +176,32 @@ fn files(request: &Request<'_>, host: bool) -> Vec<(String, String)> {
     let Request { node, pod, spec, facts, .. } = request;
     let name = hostname(node, pod, spec);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let mut hosts = String::from("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let mut hosts = String::from(
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+    );
     let address = if host { &facts.host_ip } else { &facts.pod_ip };
     match spec.subdomain.as_deref().filter(|_| !host) {
-        Some(subdomain) => hosts.push_str(&format!("{address}\t{name}.{subdomain}.{namespace}.svc.{}\t{name}\n", node.settings.cluster_domain)),
+        Some(subdomain) => hosts.push_str(&format!(
+            "{address}\t{name}.{subdomain}.{namespace}.svc.{}\t{name}\n",
+            node.settings.cluster_domain
+        )),
         None => hosts.push_str(&format!("{address}\t{name}\n")),
     }
     for alias in spec.host_aliases.iter().flatten() {
-        hosts.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")));
+        hosts.push_str(&format!(
+            "{}\t{}\n",
+            alias.ip,
+            alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")
+        ));
     }
     let machine = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let resolver = resolver(spec, namespace, &node.settings.cluster_dns.to_string(), &node.settings.cluster_domain, &machine);
+    let resolver = resolver(
+        spec,
+        namespace,
+        &node.settings.cluster_dns.to_string(),
+        &node.settings.cluster_domain,
+        &machine,
+    );
     [
         ("/etc/hosts", hosts),
         ("/etc/hostname", format!("{name}\n")),
@@ -185,7 +216,11 @@ fn files(request: &Request<'_>, host: bool) -> Vec<(String, String)> {
 /// `/etc/resolv.conf` of a pod. Pure.
 fn resolver(spec: &PodSpec, namespace: &str, dns: &str, domain: &str, machine: &str) -> String {
     let host = spec.host_network == Some(true);
-    let (mut servers, mut search, mut options): (Vec<String>, Vec<String>, Vec<(String, Option<String>)>) = match spec.dns_policy.as_deref() {
+    let (mut servers, mut search, mut options): (
+        Vec<String>,
+        Vec<String>,
+        Vec<(String, Option<String>)>,
+    ) = match spec.dns_policy.as_deref() {
         Some("None") => (Vec::new(), Vec::new(), Vec::new()),
         Some("Default") => return machine_resolver(spec, machine),
         Some("ClusterFirst") | None if host => return machine_resolver(spec, machine),
@@ -211,14 +246,18 @@ fn resolver(spec: &PodSpec, namespace: &str, dns: &str, domain: &str, machine: &
         text.push_str(&format!("search {}\n", search.join(" ")));
     }
     if !options.is_empty() {
-        let options: Vec<String> = options.into_iter().map(|(name, value)| value.map_or(name.clone(), |value| format!("{name}:{value}"))).collect();
+        let options: Vec<String> = options
+            .into_iter()
+            .map(|(name, value)| value.map_or(name.clone(), |value| format!("{name}:{value}")))
+            .collect();
         text.push_str(&format!("options {}\n", options.join(" ")));
     }
     text
 }
 
 fn machine_resolver(spec: &PodSpec, machine: &str) -> String {
-    let extra = spec.dns_config.as_ref().and_then(|config| config.nameservers.clone()).unwrap_or_default();
+    let extra =
+        spec.dns_config.as_ref().and_then(|config| config.nameservers.clone()).unwrap_or_default();
     let extra: String = extra.iter().map(|server| format!("nameserver {server}\n")).collect();
     format!("{machine}{extra}")
 }
@@ -230,14 +269,23 @@ fn mounts(request: &Request<'_>, env: &BTreeMap<String, String>) -> Result<Vec<M
     }
     // A mount below another one comes after it.
     all.sort_by_key(|mount: &Mount| mount.target.trim_end_matches('/').matches('/').count());
-    let message = request.container.termination_message_path.clone().unwrap_or_else(|| "/dev/termination-log".into());
+    let message = request
+        .container
+        .termination_message_path
+        .clone()
+        .unwrap_or_else(|| "/dev/termination-log".into());
     all.push(Mount { source: request.folder.termination(), target: message, read_only: false });
     Ok(all)
 }
 
-fn volume_mount(request: &Request<'_>, wanted: &VolumeMount, env: &BTreeMap<String, String>) -> Result<Mount, Waiting> {
+fn volume_mount(
+    request: &Request<'_>,
+    wanted: &VolumeMount,
+    env: &BTreeMap<String, String>,
+) -> Result<Mount, Waiting> {
     let volume = request.spec.volumes.iter().flatten().find(|volume| volume.name == wanted.name);
-    let volume = volume.ok_or_else(|| misconfigured(format!("there is no volume \"{}\"", wanted.name)))?;
+    let volume =
+        volume.ok_or_else(|| misconfigured(format!("there is no volume \"{}\"", wanted.name)))?;
     let root = request.volumes.path(volume);
     let below = match (&wanted.sub_path, &wanted.sub_path_expr) {
         (Some(path), _) if !path.is_empty() => Some(path.clone()),
@@ -246,10 +294,22 @@ fn volume_mount(request: &Request<'_>, wanted: &VolumeMount, env: &BTreeMap<Stri
     };
     let source = match below {
         None => root,
-        Some(below) => sub_path(&root, &below).map_err(|message| misconfigured(format!("failed to prepare subPath for volumeMount \"{}\": {message}", wanted.name)))?,
+        Some(below) => sub_path(&root, &below).map_err(|message| {
+            misconfigured(format!(
+                "failed to prepare subPath for volumeMount \"{}\": {message}",
+                wanted.name
+            ))
+        })?,
     };
-    let made = volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some();
-    Ok(Mount { source, target: wanted.mount_path.clone(), read_only: made || wanted.read_only == Some(true) })
+    let made = volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.projected.is_some()
+        || volume.downward_api.is_some();
+    Ok(Mount {
+        source,
+        target: wanted.mount_path.clone(),
+        read_only: made || wanted.read_only == Some(true),
+    })
 }
 
 /// The file or folder `below` a volume; a missing one becomes a folder.
@@ -258,7 +318,10 @@ fn sub_path(root: &Path, below: &str) -> Result<std::path::PathBuf, String> {
     if !path.exists() {
         fs::create_dir_all(&path).map_err(|error| error.to_string())?;
     }
-    let (path, root) = (fs::canonicalize(&path).map_err(|error| error.to_string())?, fs::canonicalize(root).map_err(|error| error.to_string())?);
+    let (path, root) = (
+        fs::canonicalize(&path).map_err(|error| error.to_string())?,
+        fs::canonicalize(root).map_err(|error| error.to_string())?,
+    );
     if path.starts_with(root) { Ok(path) } else { Err(format!("{below} leads out of the volume")) }
 }
 
@@ -278,16 +341,28 @@ mod tests {
         let cluster = "nameserver 10.11.0.10\nsearch ns.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";
         assert_eq!(written(json!({"containers": []})), cluster);
         assert_eq!(written(json!({"containers": [], "hostNetwork": true})), "nameserver 9.9.9.9\n");
-        assert_eq!(written(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})), cluster);
+        assert_eq!(
+            written(
+                json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})
+            ),
+            cluster
+        );
         let own = json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "rotate"}]}});
         assert_eq!(written(own), "nameserver 1.1.1.1\nsearch a.b\noptions ndots:2 rotate\n");
     }
 
     #[test]
     fn a_command_replaces_the_entry_point_and_arguments_only_the_command() {
-        let image = Image { entrypoint: vec!["e".into()], command: vec!["c".into()], ..Image::default() };
+        let image =
+            Image { entrypoint: vec!["e".into()], command: vec!["c".into()], ..Image::default() };
         let env = BTreeMap::from([("X".to_owned(), "1".to_owned())]);
-        let all = [json!({}), json!({"args": ["$(X)"]}), json!({"command": ["k"]}), json!({"command": ["k"], "args": ["a"]})].map(|mut container| {
+        let all = [
+            json!({}),
+            json!({"args": ["$(X)"]}),
+            json!({"command": ["k"]}),
+            json!({"command": ["k"], "args": ["a"]}),
+        ]
+        .map(|mut container| {
             container["name"] = json!("n");
             command(&serde_json::from_value(container).unwrap(), &image, &env).join(" ")
         });

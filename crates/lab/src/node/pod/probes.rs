@@ -51,7 +51,12 @@ struct Pace {
 
 impl Pace {
     fn of(probe: &Probe) -> Self {
-        let number = |value: Option<i32>, default: u32| value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default);
+        let number = |value: Option<i32>, default: u32| {
+            value
+                .and_then(|value| u32::try_from(value).ok())
+                .filter(|value| *value > 0)
+                .unwrap_or(default)
+        };
         let seconds = |value, default| Duration::from_secs(u64::from(number(value, default)));
         Self {
             delay: seconds(probe.initial_delay_seconds, 0),
@@ -81,7 +86,8 @@ pub(crate) fn start(
     let task = async move {
         let ask = || ask(&probe, &asked, pace.limit);
         let report = |finding| {
-            let happening = Happening::Probed { container: name.clone(), id: id.clone(), kind, finding };
+            let happening =
+                Happening::Probed { container: name.clone(), id: id.clone(), kind, finding };
             let found = found.clone();
             async move { found.send(happening).await.is_ok() }
         };
@@ -126,7 +132,8 @@ async fn watch_over<A, R>(
             (_, true) => Finding::Bad,
             _ => continue,
         };
-        let over = kind != Kind::Readiness && finding == Finding::Bad || kind == Kind::Startup && finding == Finding::Good;
+        let over = kind != Kind::Readiness && finding == Finding::Bad
+            || kind == Kind::Startup && finding == Finding::Good;
         if !report(finding).await || over {
             return;
         }
@@ -181,7 +188,11 @@ mod tests {
             }
         };
         let report = |finding| {
-            told.borrow_mut().push(match finding { Finding::Good => 'G', Finding::Unhealthy(_) => 'u', Finding::Bad => 'B' });
+            told.borrow_mut().push(match finding {
+                Finding::Good => 'G',
+                Finding::Unhealthy(_) => 'u',
+                Finding::Bad => 'B',
+            });
             async { true }
         };
         tokio::select! {
@@ -191,7 +202,13 @@ mod tests {
         told.into_inner()
     }
 
-    const PACE: Pace = Pace { delay: Duration::from_millis(1), period: Duration::from_millis(1), limit: Duration::from_secs(1), successes: 1, failures: 2 };
+    const PACE: Pace = Pace {
+        delay: Duration::from_millis(1),
+        period: Duration::from_millis(1),
+        limit: Duration::from_secs(1),
+        successes: 1,
+        failures: 2,
+    };
 
     #[tokio::test]
     async fn a_readiness_probe_reports_each_change_once() {

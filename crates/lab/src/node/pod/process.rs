@@ -100,7 +100,11 @@ pub(crate) struct Launch<'a> {
 
 impl Process {
     /// Starts a container; its end will be a [`Happening::Ended`].
-    pub(crate) async fn start(mut order: Order, launch: Launch<'_>, shutdown: &Shutdown) -> Result<Arc<Self>, StartError> {
+    pub(crate) async fn start(
+        mut order: Order,
+        launch: Launch<'_>,
+        shutdown: &Shutdown,
+    ) -> Result<Arc<Self>, StartError> {
         launch.folder.prepare(launch.run)?;
         let log = Arc::new(Log::create(launch.folder.log(launch.run))?);
         let mut hand_over: Vec<BorrowedFd<'_>> = Vec::new();
@@ -108,23 +112,33 @@ impl Process {
             room.netns = Some(namespace.as_raw_fd());
             hand_over.push(namespace);
         }
-        let terminal = if order.tty { Some(openpty(None, None).map_err(io::Error::from)?) } else { None };
+        let terminal =
+            if order.tty { Some(openpty(None, None).map_err(io::Error::from)?) } else { None };
         let typed = if launch.stdin && !order.tty { Some(io::pipe()?) } else { None };
         if let Some((read, _)) = &typed {
             order.stdin = Some(read.as_raw_fd());
             hand_over.push(read.as_fd());
         }
         let output = match &terminal {
-            Some(terminal) => Output { stdout: terminal.slave.try_clone()?.into(), stderr: terminal.slave.try_clone()?.into() },
+            Some(terminal) => Output {
+                stdout: terminal.slave.try_clone()?.into(),
+                stderr: terminal.slave.try_clone()?.into(),
+            },
             None => Output { stdout: Stdio::piped(), stderr: Stdio::piped() },
         };
         let mut child = spawn::start(launch.program, &order, output, &hand_over).await?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(|| io::Error::other("it ended at once"))?;
+        let pid = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .ok_or_else(|| io::Error::other("it ended at once"))?;
         let id = format!("tombolo://{}", uuid::Uuid::new_v4().simple());
         let mut sources: Vec<(Stream, Box<dyn tokio::io::AsyncRead + Send + Unpin>)> = Vec::new();
         let input = match terminal {
             Some(terminal) => {
-                sources.push((Stream::Stdout, Box::new(tokio::fs::File::from_std(terminal.master.try_clone()?.into()))));
+                sources.push((
+                    Stream::Stdout,
+                    Box::new(tokio::fs::File::from_std(terminal.master.try_clone()?.into())),
+                ));
                 Some(Input::Terminal(terminal.master))
             }
             None => typed.map(|(_, write)| Input::Pipe(write.into())),
@@ -136,7 +150,14 @@ impl Process {
             sources.push((Stream::Stderr, Box::new(stderr)));
         }
         let (ending, ended) = watch::channel(false);
-        let process = Arc::new(Self { id: id.clone(), pid, order, log: Arc::clone(&log), input: Mutex::new(input), ended });
+        let process = Arc::new(Self {
+            id: id.clone(),
+            pid,
+            order,
+            log: Arc::clone(&log),
+            input: Mutex::new(input),
+            ended,
+        });
         let watched = Watched {
             child,
             sources,
@@ -173,10 +194,16 @@ impl Process {
     /// that it has not asked for.
     pub(crate) fn heeds_termination(&self) -> bool {
         const TERM: u64 = 1 << (15 - 1);
-        let Ok(status) = fs::read_to_string(format!("/proc/{}/status", self.pid)) else { return false };
+        let Ok(status) = fs::read_to_string(format!("/proc/{}/status", self.pid)) else {
+            return false;
+        };
         status.lines().any(|line| {
-            let mask = line.strip_prefix("SigCgt:").or_else(|| line.strip_prefix("SigBlk:")).or_else(|| line.strip_prefix("SigIgn:"));
-            mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & TERM != 0)
+            let mask = line
+                .strip_prefix("SigCgt:")
+                .or_else(|| line.strip_prefix("SigBlk:"))
+                .or_else(|| line.strip_prefix("SigIgn:"));
+            mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+                .is_some_and(|mask| mask & TERM != 0)
         })
     }
 }
@@ -220,7 +247,9 @@ impl Watched {
         if !read && tokio::time::timeout(LAST_WORDS, reading).await.is_err() {
             tracing::debug!(path = %self.log.path().display(), "container's output stayed open");
         }
-        let code = status.as_ref().map_or(255, |status| status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(255));
+        let code = status.as_ref().map_or(255, |status| {
+            status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(255)
+        });
         let ended = Ended {
             code,
             reason: if code == 0 { "Completed" } else { "Error" },
@@ -236,7 +265,8 @@ impl Watched {
 
     fn last_message(&self, code: i32) -> String {
         let text = fs::read(&self.message).unwrap_or_default();
-        let text = String::from_utf8_lossy(text.get(..text.len().min(4096)).unwrap_or_default()).into_owned();
+        let text = String::from_utf8_lossy(text.get(..text.len().min(4096)).unwrap_or_default())
+            .into_owned();
         if text.is_empty() && code != 0 && self.log_as_message {
             return crate::node::container::logs::tail(self.log.path(), 80, 2048);
         }

@@ -84,12 +84,15 @@ impl Record {
             (container, if sidecar { Role::Sidecar } else { Role::Init })
         });
         let main = spec.containers.iter().map(|container| (container, Role::Main));
-        let mut records: Vec<Self> = init.chain(main).map(|(container, role)| Self::new(&container.name, role)).collect();
+        let mut records: Vec<Self> =
+            init.chain(main).map(|(container, role)| Self::new(&container.name, role)).collect();
         let statuses = pod.status.iter().flat_map(|status| {
             status.init_container_statuses.iter().chain(&status.container_statuses).flatten()
         });
         for status in statuses {
-            let Some(record) = records.iter_mut().find(|record| record.name == status.name) else { continue };
+            let Some(record) = records.iter_mut().find(|record| record.name == status.name) else {
+                continue;
+            };
             record.restarts = status.restart_count;
             let Some(id) = status.container_id.clone() else { continue };
             let started = status.state.as_ref().and_then(|state| state.running.as_ref());
@@ -97,7 +100,11 @@ impl Record {
             record.id.clone_from(&id);
             record.last = Some(Ended {
                 code: ended.map_or(137, |ended| ended.exit_code),
-                reason: if ended.is_some_and(|ended| ended.exit_code == 0) { "Completed" } else { "ContainerStatusUnknown" },
+                reason: if ended.is_some_and(|ended| ended.exit_code == 0) {
+                    "Completed"
+                } else {
+                    "ContainerStatusUnknown"
+                },
                 message: "The container ended together with the node agent that ran it".into(),
                 started: started.and_then(|running| running.started_at.as_ref()).map(|time| time.0),
                 finished: now,
@@ -117,7 +124,9 @@ impl Record {
 
     /// Notes that a run began.
     pub(crate) fn begin(&mut self, id: String, now: Timestamp) {
-        if let State::Ended(ended) = std::mem::replace(&mut self.state, State::Running { since: now }) {
+        if let State::Ended(ended) =
+            std::mem::replace(&mut self.state, State::Running { since: now })
+        {
             self.last = Some(ended);
         }
         if self.last.is_some() {
@@ -133,7 +142,9 @@ impl Record {
     /// Notes that a run ended, and when the next may begin: the first at once, then after 10 s,
     /// 20 s, and so on up to five minutes.
     pub(crate) fn end(&mut self, ended: Ended) {
-        let long = ended.started.is_some_and(|start| ended.finished.duration_since(start).as_secs() >= CALM_SECONDS);
+        let long = ended
+            .started
+            .is_some_and(|start| ended.finished.duration_since(start).as_secs() >= CALM_SECONDS);
         self.crashes = if long { 0 } else { self.crashes };
         let delay = self.delay_seconds();
         self.crashes += 1;
@@ -156,8 +167,10 @@ impl Record {
     /// Shows that it waits for its back-off to pass.
     pub(crate) fn back_off(&mut self, pod: &str) {
         if let State::Ended(ended) = &self.state {
-            let seconds = self.not_before.map_or(0, |at| at.duration_since(ended.finished).as_secs());
-            let message = format!("back-off {seconds}s restarting failed container={} pod={pod}", self.name);
+            let seconds =
+                self.not_before.map_or(0, |at| at.duration_since(ended.finished).as_secs());
+            let message =
+                format!("back-off {seconds}s restarting failed container={} pod={pod}", self.name);
             let last = ended.clone();
             self.state = State::Waiting { reason: "CrashLoopBackOff".into(), message };
             self.last = Some(last);
@@ -177,16 +190,25 @@ mod tests {
 
     fn ended(at: i64) -> Ended {
         let time = |seconds| Timestamp::from_second(seconds).unwrap();
-        Ended { code: 1, reason: "Error", message: String::new(), started: Some(time(at)), finished: time(at + 1), id: "x".into() }
+        Ended {
+            code: 1,
+            reason: "Error",
+            message: String::new(),
+            started: Some(time(at)),
+            finished: time(at + 1),
+            id: "x".into(),
+        }
     }
 
     #[test]
     fn the_first_restart_is_immediate_and_later_ones_back_off_to_five_minutes() {
         let mut record = Record::new("c", Role::Main);
-        let delays: Vec<i64> = (0..8).map(|_| {
-            record.end(ended(1000));
-            record.not_before.unwrap().as_second() - 1001
-        }).collect();
+        let delays: Vec<i64> = (0..8)
+            .map(|_| {
+                record.end(ended(1000));
+                record.not_before.unwrap().as_second() - 1001
+            })
+            .collect();
         assert_eq!(delays, [0, 10, 20, 40, 80, 160, 300, 300]);
     }
 
@@ -210,8 +232,12 @@ mod tests {
         want.restarts = 2;
         want.id = "tombolo://1".into();
         want.last = Some(Ended {
-            code: 137, reason: "ContainerStatusUnknown", message: "The container ended together with the node agent that ran it".into(),
-            started: Some("2026-01-01T00:00:00Z".parse().unwrap()), finished: now, id: "tombolo://1".into(),
+            code: 137,
+            reason: "ContainerStatusUnknown",
+            message: "The container ended together with the node agent that ran it".into(),
+            started: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+            finished: now,
+            id: "tombolo://1".into(),
         });
         assert_eq!(Record::of(&pod, now), [want]);
     }

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod,
-    PodCondition, PodIP, PodStatus,
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -25,11 +25,17 @@ pub(crate) struct Progress {
 }
 
 /// The status of `pod`, keeping conditions that others own.
-pub(crate) fn status(pod: &Pod, records: &[Record], progress: &Progress, now: Timestamp) -> PodStatus {
+pub(crate) fn status(
+    pod: &Pod,
+    records: &[Record],
+    progress: &Progress,
+    now: Timestamp,
+) -> PodStatus {
     let old = pod.status.clone().unwrap_or_default();
     let phase = phase(records, progress);
     let statuses = |init: bool| -> Vec<ContainerStatus> {
-        let numbered = records.iter().enumerate().filter(|(_, record)| (record.role != Role::Main) == init);
+        let numbered =
+            records.iter().enumerate().filter(|(_, record)| (record.role != Role::Main) == init);
         numbered.map(|(index, record)| container_status(pod, index, record)).collect()
     };
     let (init, main) = (statuses(true), statuses(false));
@@ -57,7 +63,9 @@ fn phase(records: &[Record], progress: &Progress) -> &'static str {
         Some(Outcome::Failed) => "Failed",
         None => {
             let main = || records.iter().filter(|record| record.role == Role::Main);
-            let begun = main().any(|record| record.running() || record.last.is_some() || matches!(record.state, State::Ended(_)));
+            let begun = main().any(|record| {
+                record.running() || record.last.is_some() || matches!(record.state, State::Ended(_))
+            });
             if progress.initialized && begun { "Running" } else { "Pending" }
         }
     }
@@ -136,8 +144,16 @@ fn conditions(
         _ => None,
     };
     let unready = |what: &str, wanted: &dyn Fn(&Record) -> bool| -> String {
-        let names: Vec<&str> = records.iter().filter(|record| wanted(record)).map(|record| record.name.as_str()).collect();
-        if names.is_empty() { String::new() } else { format!("containers with {what} status: [{}]", names.join(" ")) }
+        let names: Vec<&str> = records
+            .iter()
+            .filter(|record| wanted(record))
+            .map(|record| record.name.as_str())
+            .collect();
+        if names.is_empty() {
+            String::new()
+        } else {
+            format!("containers with {what} status: [{}]", names.join(" "))
+        }
     };
     let initialized: Verdict = if progress.initialized || ended == Some("PodCompleted") {
         Ok(ended.filter(|reason| *reason == "PodCompleted"))
@@ -152,7 +168,9 @@ fn conditions(
     let containers: Verdict = match ended {
         Some(reason) => Err((reason, String::new())),
         None => {
-            let waits = |record: &Record| record.role != Role::Init && !(record.running() && record.ready && !record.stopping);
+            let waits = |record: &Record| {
+                record.role != Role::Init && !(record.running() && record.ready && !record.stopping)
+            };
             let text = unready("unready", &waits);
             if text.is_empty() { Ok(None) } else { Err(("ContainersNotReady", text)) }
         }
@@ -161,12 +179,15 @@ fn conditions(
     let others = old.conditions.iter().flatten();
     let closed: Vec<&str> = gates
         .map(|gate| gate.condition_type.as_str())
-        .filter(|gate| !others.clone().any(|condition| condition.type_ == *gate && condition.status == "True"))
+        .filter(|gate| {
+            !others.clone().any(|condition| condition.type_ == *gate && condition.status == "True")
+        })
         .collect();
     let ready: Verdict = match &containers {
-        Ok(_) if !closed.is_empty() => {
-            Err(("ReadinessGatesNotReady", format!("the status of pod readiness gates [{}] is not \"True\"", closed.join(" "))))
-        }
+        Ok(_) if !closed.is_empty() => Err((
+            "ReadinessGatesNotReady",
+            format!("the status of pod readiness gates [{}] is not \"True\"", closed.join(" ")),
+        )),
         other => other.clone(),
     };
     let network: Verdict = match (&progress.pod_ip, ended) {
@@ -180,24 +201,43 @@ fn conditions(
         ("ContainersReady", containers),
         ("PodScheduled", Ok(None)),
     ];
-    let mut all: Vec<PodCondition> = others.clone().filter(|condition| !own.iter().any(|(name, _)| *name == condition.type_)).cloned().collect();
-    all.extend(own.into_iter().map(|(name, verdict)| condition(old, name, verdict, pod.metadata.generation, now)));
+    let mut all: Vec<PodCondition> = others
+        .clone()
+        .filter(|condition| !own.iter().any(|(name, _)| *name == condition.type_))
+        .cloned()
+        .collect();
+    all.extend(
+        own.into_iter()
+            .map(|(name, verdict)| condition(old, name, verdict, pod.metadata.generation, now)),
+    );
     all
 }
 
 /// One condition; its time of change moves only when its status does.
-fn condition(old: &PodStatus, name: &str, verdict: Verdict, generation: Option<i64>, now: Timestamp) -> PodCondition {
+fn condition(
+    old: &PodStatus,
+    name: &str,
+    verdict: Verdict,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> PodCondition {
     let (status, reason, message) = match verdict {
         Ok(reason) => ("True", reason.map(str::to_owned), None),
         Err((reason, message)) => ("False", Some(reason.to_owned()), Some(message)),
     };
-    let before = old.conditions.iter().flatten().find(|condition| condition.type_ == name && condition.status == status);
+    let before = old
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == name && condition.status == status);
     PodCondition {
         type_: name.into(),
         status: status.into(),
         reason: reason.filter(|reason| !reason.is_empty()),
         message: message.filter(|message| !message.is_empty()),
-        last_transition_time: before.and_then(|before| before.last_transition_time.clone()).or(Some(Time(now))),
+        last_transition_time: before
+            .and_then(|before| before.last_transition_time.clone())
+            .or(Some(Time(now))),
         observed_generation: generation,
         ..PodCondition::default()
     }
@@ -222,12 +262,26 @@ mod tests {
     }
 
     fn progress() -> Progress {
-        Progress { started: at(0), host_ip: "172.18.0.2".into(), pod_ip: Some("10.10.0.2".into()), initialized: true, outcome: None, reason: None }
+        Progress {
+            started: at(0),
+            host_ip: "172.18.0.2".into(),
+            pod_ip: Some("10.10.0.2".into()),
+            initialized: true,
+            outcome: None,
+            reason: None,
+        }
     }
 
     /// Type, status and reason of the conditions.
     fn brief(status: &PodStatus) -> Vec<String> {
-        let line = |condition: &PodCondition| format!("{}={} {}", condition.type_, condition.status, condition.reason.as_deref().unwrap_or("-"));
+        let line = |condition: &PodCondition| {
+            format!(
+                "{}={} {}",
+                condition.type_,
+                condition.status,
+                condition.reason.as_deref().unwrap_or("-")
+            )
+        };
         status.conditions.iter().flatten().map(line).collect()
     }
 
@@ -240,12 +294,28 @@ mod tests {
             (record.started, record.ready) = (true, true);
         }
         let status = status(&pod, &records, &progress(), at(2));
-        assert_eq!((status.phase.as_deref(), status.qos_class.as_deref()), (Some("Running"), Some("BestEffort")));
-        assert_eq!(brief(&status), ["example.com/gate=True -", "PodReadyToStartContainers=True -", "Initialized=True -", "Ready=True -", "ContainersReady=True -", "PodScheduled=True -"]);
-        assert_eq!(serde_json::to_value(&status.container_statuses).unwrap(), json!([{
-            "name": "app", "image": "b:1", "imageID": "b:1", "containerID": "tombolo://1", "ready": true, "started": true, "restartCount": 0,
-            "state": {"running": {"startedAt": "2027-01-15T08:00:01Z"}}, "lastState": {},
-        }]));
+        assert_eq!(
+            (status.phase.as_deref(), status.qos_class.as_deref()),
+            (Some("Running"), Some("BestEffort"))
+        );
+        assert_eq!(
+            brief(&status),
+            [
+                "example.com/gate=True -",
+                "PodReadyToStartContainers=True -",
+                "Initialized=True -",
+                "Ready=True -",
+                "ContainersReady=True -",
+                "PodScheduled=True -"
+            ]
+        );
+        assert_eq!(
+            serde_json::to_value(&status.container_statuses).unwrap(),
+            json!([{
+                "name": "app", "image": "b:1", "imageID": "b:1", "containerID": "tombolo://1", "ready": true, "started": true, "restartCount": 0,
+                "state": {"running": {"startedAt": "2027-01-15T08:00:01Z"}}, "lastState": {},
+            }])
+        );
     }
 
     #[test]
@@ -255,7 +325,14 @@ mod tests {
         records[0].begin("tombolo://1".into(), at(1));
         let status = status(&pod, &records, &Progress { initialized: false, ..progress() }, at(2));
         assert_eq!(status.phase.as_deref(), Some("Pending"));
-        assert_eq!(brief(&status)[2..5], ["Initialized=False ContainersNotInitialized", "Ready=False ContainersNotReady", "ContainersReady=False ContainersNotReady"]);
+        assert_eq!(
+            brief(&status)[2..5],
+            [
+                "Initialized=False ContainersNotInitialized",
+                "Ready=False ContainersNotReady",
+                "ContainersReady=False ContainersNotReady"
+            ]
+        );
     }
 
     #[test]
@@ -267,8 +344,14 @@ mod tests {
         records.iter_mut().for_each(|record| (record.started, record.ready) = (true, true));
         records[0].begin("tombolo://2".into(), at(5));
         records[0].ready = true;
-        let times: Vec<i64> = status(&pod, &records, &progress(), at(9)).conditions.unwrap().into_iter()
-            .filter_map(|condition| Some(condition.last_transition_time?.0.as_second() - 1_800_000_000)).collect();
+        let times: Vec<i64> = status(&pod, &records, &progress(), at(9))
+            .conditions
+            .unwrap()
+            .into_iter()
+            .filter_map(|condition| {
+                Some(condition.last_transition_time?.0.as_second() - 1_800_000_000)
+            })
+            .collect();
         assert_eq!(times, [2, 2, 9, 9, 2]);
     }
 }

@@ -43,44 +43,70 @@ impl Volumes {
     pub(crate) fn path(&self, volume: &Volume) -> PathBuf {
         match &volume.host_path {
             // Links are followed now: inside the container they would lead elsewhere.
-            Some(host) => fs::canonicalize(&host.path).unwrap_or_else(|_| PathBuf::from(&host.path)),
+            Some(host) => {
+                fs::canonicalize(&host.path).unwrap_or_else(|_| PathBuf::from(&host.path))
+            }
             None => self.folder.join(&volume.name),
         }
     }
 
     /// Makes every volume ready.
-    pub(crate) async fn set_up(&mut self, node: &Node, pod: &Pod, facts: &Facts) -> Result<(), VolumeError> {
+    pub(crate) async fn set_up(
+        &mut self,
+        node: &Node,
+        pod: &Pod,
+        facts: &Facts,
+    ) -> Result<(), VolumeError> {
         for volume in volumes(pod) {
             let failed = |source| VolumeError::Io { volume: volume.name.clone(), source };
             if let Some(empty) = &volume.empty_dir {
                 self.empty(volume, empty, group(pod)).map_err(failed)?;
             } else if let Some(host) = &volume.host_path {
-                host_path(host).map_err(|text| VolumeError::Refused { volume: volume.name.clone(), text })?;
+                host_path(host)
+                    .map_err(|text| VolumeError::Refused { volume: volume.name.clone(), text })?;
             }
         }
         self.refresh(node, pod, facts).await
     }
 
     /// Brings the volumes that are made from objects up to date.
-    pub(crate) async fn refresh(&mut self, node: &Node, pod: &Pod, facts: &Facts) -> Result<(), VolumeError> {
-        for volume in volumes(pod).filter(|volume| volume.empty_dir.is_none() && volume.host_path.is_none()) {
+    pub(crate) async fn refresh(
+        &mut self,
+        node: &Node,
+        pod: &Pod,
+        facts: &Facts,
+    ) -> Result<(), VolumeError> {
+        for volume in
+            volumes(pod).filter(|volume| volume.empty_dir.is_none() && volume.host_path.is_none())
+        {
             let refused = |text| VolumeError::Refused { volume: volume.name.clone(), text };
-            let files: Content = content::of(node, pod, facts, volume, &mut self.tokens).await.map_err(refused)?;
+            let files: Content =
+                content::of(node, pod, facts, volume, &mut self.tokens).await.map_err(refused)?;
             let failed = |source| VolumeError::Io { volume: volume.name.clone(), source };
             swap::write(&self.folder.join(&volume.name), &files, group(pod)).map_err(failed)?;
         }
         Ok(())
     }
 
-    fn empty(&self, volume: &Volume, empty: &EmptyDirVolumeSource, group: Option<u32>) -> io::Result<()> {
+    fn empty(
+        &self,
+        volume: &Volume,
+        empty: &EmptyDirVolumeSource,
+        group: Option<u32>,
+    ) -> io::Result<()> {
         let path = self.folder.join(&volume.name);
         if path.exists() {
             return Ok(());
         }
         fs::create_dir_all(&path)?;
         if empty.medium.as_deref() == Some("Memory") {
-            let size = empty.size_limit.as_ref().and_then(|size| quantity(&size.0)).map(|size| size.div_ceil(1000));
-            let options = size.map_or_else(|| "mode=777".to_owned(), |size| format!("mode=777,size={size}"));
+            let size = empty
+                .size_limit
+                .as_ref()
+                .and_then(|size| quantity(&size.0))
+                .map(|size| size.div_ceil(1000));
+            let options =
+                size.map_or_else(|| "mode=777".to_owned(), |size| format!("mode=777,size={size}"));
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
             mount(Some("tmpfs"), &path, Some("tmpfs"), flags, Some(options.as_str()))?;
         }
@@ -127,7 +153,9 @@ fn group(pod: &Pod) -> Option<u32> {
 fn host_path(host: &HostPathVolumeSource) -> Result<(), String> {
     let path = Path::new(&host.path);
     let kind = host.type_.as_deref().unwrap_or_default();
-    let make = |made: io::Result<()>| made.map_err(|error| format!("hostPath {} could not be made: {error}", host.path));
+    let make = |made: io::Result<()>| {
+        made.map_err(|error| format!("hostPath {} could not be made: {error}", host.path))
+    };
     match kind {
         "DirectoryOrCreate" => make(fs::create_dir_all(path))?,
         "FileOrCreate" if !path.exists() => {
@@ -145,5 +173,9 @@ fn host_path(host: &HostPathVolumeSource) -> Result<(), String> {
         "File" | "FileOrCreate" => found.is_file(),
         other => return Err(format!("hostPath type {other} is not implemented")),
     };
-    if fits { Ok(()) } else { Err(format!("hostPath type check failed: {} is not a {kind}", host.path)) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("hostPath type check failed: {} is not a {kind}", host.path))
+    }
 }

@@ -136,7 +136,10 @@ impl Worker {
 
     /// Drives the pod until its object is gone.
     pub(crate) async fn run(mut self) {
-        if matches!(self.pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")) {
+        if matches!(
+            self.pod.status.as_ref().and_then(|status| status.phase.as_deref()),
+            Some("Succeeded" | "Failed")
+        ) {
             self.rest().await;
         }
         while !self.done {
@@ -182,7 +185,9 @@ impl Worker {
         let wanted = self.wanted.borrow_and_update().clone();
         self.gone = wanted.gone;
         // The watch may still be behind what this task has written itself.
-        let version = |pod: &Pod| pod.metadata.resource_version.as_deref().and_then(|version| version.parse::<u64>().ok());
+        let version = |pod: &Pod| {
+            pod.metadata.resource_version.as_deref().and_then(|version| version.parse::<u64>().ok())
+        };
         if version(&wanted.pod) >= version(&self.pod) {
             self.pod = wanted.pod;
         }
@@ -215,7 +220,10 @@ impl Worker {
             return;
         }
         if self.too_late() {
-            self.progress.reason = Some(("DeadlineExceeded".into(), "Pod was active on the node longer than the specified deadline".into()));
+            self.progress.reason = Some((
+                "DeadlineExceeded".into(),
+                "Pod was active on the node longer than the specified deadline".into(),
+            ));
             self.stop_everything();
         }
         if self.stopping {
@@ -233,8 +241,16 @@ impl Worker {
     }
 
     fn too_late(&mut self) -> bool {
-        let Some(seconds) = self.pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds) else { return false };
-        let since = self.pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map_or(self.progress.started, |time| time.0);
+        let Some(seconds) = self.pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds)
+        else {
+            return false;
+        };
+        let since = self
+            .pod
+            .status
+            .as_ref()
+            .and_then(|status| status.start_time.as_ref())
+            .map_or(self.progress.started, |time| time.0);
         let left = seconds - Timestamp::now().duration_since(since).as_secs();
         if let Ok(left) = u64::try_from(left) {
             self.wake_within(Duration::from_secs(left + 1));
@@ -275,13 +291,26 @@ impl Worker {
         if spec.host_network == Some(true) {
             return Ok(self.progress.host_ip.clone());
         }
-        let before = self.pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
+        let before = self
+            .pod
+            .status
+            .as_ref()
+            .and_then(|status| status.pod_ip.as_deref())
+            .and_then(|ip| ip.parse().ok());
         let range = self.node.settings.pod_cidr;
-        let address = self.node.addresses.lock().take(before).ok_or_else(|| format!("no address is left in {range}"))?;
-        let sysctls = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
+        let address = self
+            .node
+            .addresses
+            .lock()
+            .take(before)
+            .ok_or_else(|| format!("no address is left in {range}"))?;
+        let sysctls =
+            spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
         let sysctls = sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect();
         let uid = self.pod.metadata.uid.clone().unwrap_or_default();
-        match Sandbox::new(&self.node.links, &uid, address, addresses::gateway(range), sysctls).await {
+        match Sandbox::new(&self.node.links, &uid, address, addresses::gateway(range), sysctls)
+            .await
+        {
             Ok(sandbox) => {
                 self.network = Some(Network::Own(sandbox));
                 Ok(address.to_string())
@@ -324,8 +353,12 @@ impl Worker {
             }
             return;
         }
-        let main = |index: &usize| self.records.get(*index).is_some_and(|record| record.role == Role::Main);
-        if plan.start.iter().any(main) || self.records.iter().any(|record| record.role == Role::Main && record.running()) {
+        let main = |index: &usize| {
+            self.records.get(*index).is_some_and(|record| record.role == Role::Main)
+        };
+        if plan.start.iter().any(main)
+            || self.records.iter().any(|record| record.role == Role::Main && record.running())
+        {
             self.progress.initialized = true;
         }
         for index in plan.start {
@@ -354,8 +387,18 @@ impl Worker {
         let folder = Folder::new(&self.live.folder, &container.name);
         let started = match self.order(&container, &folder).await {
             Ok(order) => {
-                self.node.events.normal(&self.pod, Some(&container.name), "Pulled", format!("Container image \"{}\" already present on machine", container.image.as_deref().unwrap_or_default()));
-                self.launch(index, &container, &folder, order).await.map_err(|message| Waiting { reason: "RunContainerError", message })
+                self.node.events.normal(
+                    &self.pod,
+                    Some(&container.name),
+                    "Pulled",
+                    format!(
+                        "Container image \"{}\" already present on machine",
+                        container.image.as_deref().unwrap_or_default()
+                    ),
+                );
+                self.launch(index, &container, &folder, order)
+                    .await
+                    .map_err(|message| Waiting { reason: "RunContainerError", message })
             }
             Err(waiting) => Err(waiting),
         };
@@ -365,40 +408,89 @@ impl Worker {
                 record.begin(process.id.clone(), Timestamp::now());
                 self.live.runs.lock().insert(container.name.clone(), record.restarts);
                 self.live.running.lock().insert(container.name.clone(), Arc::clone(&process));
-                self.node.events.normal(&self.pod, Some(&container.name), "Created", format!("Container created: {}", container.name));
-                self.node.events.normal(&self.pod, Some(&container.name), "Started", format!("Container started: {}", container.name));
+                self.node.events.normal(
+                    &self.pod,
+                    Some(&container.name),
+                    "Created",
+                    format!("Container created: {}", container.name),
+                );
+                self.node.events.normal(
+                    &self.pod,
+                    Some(&container.name),
+                    "Started",
+                    format!("Container started: {}", container.name),
+                );
                 self.observe(index, &container, process);
             }
             Err(waiting) if waiting.reason == "RunContainerError" => {
-                self.node.events.warning(&self.pod, Some(&container.name), "Failed", format!("Error: {}", waiting.message));
+                self.node.events.warning(
+                    &self.pod,
+                    Some(&container.name),
+                    "Failed",
+                    format!("Error: {}", waiting.message),
+                );
                 let now = Timestamp::now();
                 record.begin(format!("tombolo://{}", uuid::Uuid::new_v4().simple()), now);
                 let id = record.id.clone();
-                record.end(Ended { code: 128, reason: "StartError", message: waiting.message, started: Some(now), finished: now, id });
+                record.end(Ended {
+                    code: 128,
+                    reason: "StartError",
+                    message: waiting.message,
+                    started: Some(now),
+                    finished: now,
+                    id,
+                });
                 self.wake_within(Duration::ZERO);
             }
             Err(waiting) => {
-                self.node.events.warning(&self.pod, Some(&container.name), "Failed", format!("Error: {}: {}", waiting.reason, waiting.message));
+                self.node.events.warning(
+                    &self.pod,
+                    Some(&container.name),
+                    "Failed",
+                    format!("Error: {}: {}", waiting.reason, waiting.message),
+                );
                 if let State::Ended(ended) = &record.state {
                     record.last = Some(ended.clone());
                 }
-                record.state = State::Waiting { reason: waiting.reason.into(), message: waiting.message };
-                record.not_before = Timestamp::now().checked_add(jiff::SignedDuration::try_from(RETRY).unwrap_or_default()).ok();
+                record.state =
+                    State::Waiting { reason: waiting.reason.into(), message: waiting.message };
+                record.not_before = Timestamp::now()
+                    .checked_add(jiff::SignedDuration::try_from(RETRY).unwrap_or_default())
+                    .ok();
                 self.wake_within(RETRY);
             }
         }
     }
 
-    async fn order(&self, container: &Container, folder: &Folder) -> Result<crate::node::container::order::Order, Waiting> {
+    async fn order(
+        &self,
+        container: &Container,
+        folder: &Folder,
+    ) -> Result<crate::node::container::order::Order, Waiting> {
         let spec = self.spec();
         let facts = self.facts();
-        let request = prepare::Request { node: &self.node, pod: &self.pod, spec: &spec, container, facts: &facts, volumes: &self.volumes, folder };
+        let request = prepare::Request {
+            node: &self.node,
+            pod: &self.pod,
+            spec: &spec,
+            container,
+            facts: &facts,
+            volumes: &self.volumes,
+            folder,
+        };
         prepare::order(&request).await
     }
 
-    async fn launch(&self, index: usize, container: &Container, folder: &Folder, order: crate::node::container::order::Order) -> Result<Arc<Process>, String> {
+    async fn launch(
+        &self,
+        index: usize,
+        container: &Container,
+        folder: &Folder,
+        order: crate::node::container::order::Order,
+    ) -> Result<Arc<Process>, String> {
         let record = self.records.get(index);
-        let again = record.is_some_and(|record| record.last.is_some() || matches!(record.state, State::Ended(_)));
+        let again = record
+            .is_some_and(|record| record.last.is_some() || matches!(record.state, State::Ended(_)));
         let launch = Launch {
             program: &self.node.program,
             folder,
@@ -410,9 +502,12 @@ impl Worker {
                 _ => None,
             },
             happenings: self.happenings.clone(),
-            log_as_message: container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
+            log_as_message: container.termination_message_policy.as_deref()
+                == Some("FallbackToLogsOnError"),
         };
-        Process::start(order, launch, &self.node.shutdown).await.map_err(|error| chain(&error).to_string())
+        Process::start(order, launch, &self.node.shutdown)
+            .await
+            .map_err(|error| chain(&error).to_string())
     }
 
     /// Starts the probes and the postStart hook of a run.
@@ -424,10 +519,21 @@ impl Worker {
             program: self.node.program.clone(),
         };
         let (started, receiver) = watch::channel(false);
-        let all = [(Kind::Startup, &container.startup_probe), (Kind::Liveness, &container.liveness_probe), (Kind::Readiness, &container.readiness_probe)];
+        let all = [
+            (Kind::Startup, &container.startup_probe),
+            (Kind::Liveness, &container.liveness_probe),
+            (Kind::Readiness, &container.readiness_probe),
+        ];
         for (kind, probe) in all {
             if let Some(probe) = probe {
-                probes::start(kind, probe.clone(), asked.clone(), receiver.clone(), self.happenings.clone(), &self.node.shutdown);
+                probes::start(
+                    kind,
+                    probe.clone(),
+                    asked.clone(),
+                    receiver.clone(),
+                    self.happenings.clone(),
+                    &self.node.shutdown,
+                );
             }
         }
         let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
@@ -451,13 +557,16 @@ impl Worker {
 
     /// Marks a container as started once nothing holds it back, and lets its probes begin.
     fn perhaps_started(&mut self, index: usize) {
-        let (Some(run), Some(record)) = (self.runs.get(&index), self.records.get_mut(index)) else { return };
+        let (Some(run), Some(record)) = (self.runs.get(&index), self.records.get_mut(index)) else {
+            return;
+        };
         if !run.awake || record.hooked || record.started {
             return;
         }
         record.started = true;
         run.started.send_replace(true);
-        let probed = record::container(&self.pod, index).is_some_and(|container| container.readiness_probe.is_some());
+        let probed = record::container(&self.pod, index)
+            .is_some_and(|container| container.readiness_probe.is_some());
         record.ready = !probed;
         self.wake_within(Duration::ZERO);
     }
@@ -465,32 +574,60 @@ impl Worker {
     fn hear(&mut self, happening: Happening) {
         match happening {
             Happening::Ended { index, ended } => {
-                let Some(record) = self.records.get_mut(index).filter(|record| record.id == ended.id) else { return };
+                let Some(record) =
+                    self.records.get_mut(index).filter(|record| record.id == ended.id)
+                else {
+                    return;
+                };
                 self.live.running.lock().remove(&record.name);
                 self.runs.remove(&index);
                 record.end(ended);
             }
             Happening::Hooked { index, id, result } => {
-                let Some(record) = self.records.get_mut(index).filter(|record| record.id == id && record.running()) else { return };
+                let Some(record) = self
+                    .records
+                    .get_mut(index)
+                    .filter(|record| record.id == id && record.running())
+                else {
+                    return;
+                };
                 record.hooked = false;
                 match result {
                     Ok(_) => self.perhaps_started(index),
                     Err(error) => {
-                        self.node.events.warning(&self.pod, Some(&record.name), "FailedPostStartHook", format!("PostStartHook failed: {error}"));
+                        self.node.events.warning(
+                            &self.pod,
+                            Some(&record.name),
+                            "FailedPostStartHook",
+                            format!("PostStartHook failed: {error}"),
+                        );
                         self.stop_one(index, "FailedPostStartHook", None);
                     }
                 }
             }
-            Happening::Probed { container, id, kind, finding } => self.hear_probe(&container, &id, kind, finding),
+            Happening::Probed { container, id, kind, finding } => {
+                self.hear_probe(&container, &id, kind, finding)
+            }
         }
     }
 
     fn hear_probe(&mut self, container: &str, id: &str, kind: Kind, finding: Finding) {
-        let Some(index) = self.records.iter().position(|record| record.name == container && record.id == id && record.running()) else { return };
+        let Some(index) = self
+            .records
+            .iter()
+            .position(|record| record.name == container && record.id == id && record.running())
+        else {
+            return;
+        };
         let Some(record) = self.records.get_mut(index) else { return };
         match (kind, finding) {
             (_, Finding::Unhealthy(text)) if !record.stopping => {
-                self.node.events.warning(&self.pod, Some(container), "Unhealthy", format!("{} probe failed: {text}", kind.name()));
+                self.node.events.warning(
+                    &self.pod,
+                    Some(container),
+                    "Unhealthy",
+                    format!("{} probe failed: {text}", kind.name()),
+                );
             }
             (_, Finding::Unhealthy(_)) | (Kind::Liveness, Finding::Good) => (),
             (Kind::Readiness, finding) => record.ready = finding == Finding::Good && record.started,
@@ -502,9 +639,19 @@ impl Worker {
             }
             (Kind::Startup | Kind::Liveness, Finding::Bad) => {
                 let container = record::container(&self.pod, index);
-                let probe = container.and_then(|container| if kind == Kind::Startup { container.startup_probe.as_ref() } else { container.liveness_probe.as_ref() });
+                let probe = container.and_then(|container| {
+                    if kind == Kind::Startup {
+                        container.startup_probe.as_ref()
+                    } else {
+                        container.liveness_probe.as_ref()
+                    }
+                });
                 let grace = probe.and_then(|probe| probe.termination_grace_period_seconds);
-                let text = if kind == Kind::Startup { "failed startup probe, will be restarted" } else { "failed liveness probe, will be restarted" };
+                let text = if kind == Kind::Startup {
+                    "failed startup probe, will be restarted"
+                } else {
+                    "failed liveness probe, will be restarted"
+                };
                 self.stop_one(index, text, grace);
             }
         }

@@ -16,7 +16,10 @@ const DATA: &str = "..data";
 /// Makes `folder` show exactly `files`, owned by `group` when there is one.
 pub(crate) fn write(folder: &Path, files: &Content, group: Option<u32>) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    fs::set_permissions(folder, Permissions::from_mode(if group.is_some() { 0o2777 } else { 0o777 }))?;
+    fs::set_permissions(
+        folder,
+        Permissions::from_mode(if group.is_some() { 0o2777 } else { 0o777 }),
+    )?;
     let data = folder.join(DATA);
     let old = fs::read_link(&data).ok();
     if let Some(old) = &old
@@ -86,7 +89,10 @@ fn same(folder: &Path, files: &Content) -> bool {
             }
         }
     }
-    count == files.len() && files.iter().all(|(path, (bytes, _))| fs::read(folder.join(path)).is_ok_and(|old| old == *bytes))
+    count == files.len()
+        && files
+            .iter()
+            .all(|(path, (bytes, _))| fs::read(folder.join(path)).is_ok_and(|old| old == *bytes))
 }
 
 fn inside(folder: &Path, path: &str) -> io::Result<std::path::PathBuf> {
@@ -102,13 +108,23 @@ mod tests {
     use super::*;
 
     fn files(list: &[(&str, &str)]) -> Content {
-        list.iter().map(|(path, text)| ((*path).to_owned(), (text.as_bytes().to_vec(), 0o644))).collect()
+        list.iter()
+            .map(|(path, text)| ((*path).to_owned(), (text.as_bytes().to_vec(), 0o644)))
+            .collect()
     }
 
     fn read(folder: &Path) -> Vec<(String, String)> {
-        let mut all: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())
+        let mut all: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
             .filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with(".."))
-            .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&path).unwrap_or_default())).collect();
+            .map(|path| {
+                (
+                    path.file_name().unwrap().to_string_lossy().into_owned(),
+                    fs::read_to_string(&path).unwrap_or_default(),
+                )
+            })
+            .collect();
         all.sort();
         all
     }
@@ -121,7 +137,10 @@ mod tests {
         write(folder.path(), &files(&[("a", "1"), ("b", "1")]), None).unwrap();
         assert_eq!(fs::read_link(folder.path().join(DATA)).unwrap(), before);
         write(folder.path(), &files(&[("b", "2"), ("c/d", "2")]), None).unwrap();
-        assert_eq!(read(folder.path()), [("b".to_owned(), "2".to_owned()), ("c".to_owned(), String::new())]);
+        assert_eq!(
+            read(folder.path()),
+            [("b".to_owned(), "2".to_owned()), ("c".to_owned(), String::new())]
+        );
         assert_eq!(fs::read_to_string(folder.path().join("c/d")).unwrap(), "2");
         assert!(!folder.path().join(before).exists());
     }

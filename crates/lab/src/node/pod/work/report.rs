@@ -30,15 +30,22 @@ impl Worker {
             // Ours to keep out of the write: what others have written stays as it is.
             pod.metadata.managed_fields = None;
             let name = pod.metadata.name.clone().unwrap_or_default();
-            let api = Api::<Pod>::namespaced(self.node.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
+            let api = Api::<Pod>::namespaced(
+                self.node.client.clone(),
+                pod.metadata.namespace.as_deref().unwrap_or_default(),
+            );
             match api.replace_status(&name, &PostParams::default(), &pod).await {
                 Ok(written) => return self.pod = Arc::new(written),
-                Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => match api.get_opt(&name).await {
-                    Ok(Some(fresh)) if fresh.metadata.uid == self.pod.metadata.uid => self.pod = Arc::new(fresh),
-                    // Gone, or another pod of that name; the watch will say so.
-                    Ok(_) => return,
-                    Err(error) => return self.later(&error),
-                },
+                Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
+                    match api.get_opt(&name).await {
+                        Ok(Some(fresh)) if fresh.metadata.uid == self.pod.metadata.uid => {
+                            self.pod = Arc::new(fresh)
+                        }
+                        // Gone, or another pod of that name; the watch will say so.
+                        Ok(_) => return,
+                        Err(error) => return self.later(&error),
+                    }
+                }
                 Err(error) => return self.later(&error),
             }
         }

@@ -56,7 +56,11 @@ impl Worker {
         if std::mem::replace(&mut record.stopping, true) {
             return;
         }
-        let text = if why.is_empty() { format!("Stopping container {}", record.name) } else { format!("Container {} {why}", record.name) };
+        let text = if why.is_empty() {
+            format!("Stopping container {}", record.name)
+        } else {
+            format!("Container {} {why}", record.name)
+        };
         self.node.events.normal(&self.pod, Some(&record.name), "Killing", text);
         let spec = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
         let grace = grace.or(spec).and_then(|grace| u64::try_from(grace).ok()).unwrap_or(30);
@@ -68,7 +72,12 @@ impl Worker {
         self.node.shutdown.spawn("stop container", async move {
             let name = ending.asked.container.name.clone();
             if let Some(error) = ending.run().await {
-                events.warning(&pod, Some(&name), "FailedPreStopHook", format!("PreStopHook failed: {error}"));
+                events.warning(
+                    &pod,
+                    Some(&name),
+                    "FailedPreStopHook",
+                    format!("PreStopHook failed: {error}"),
+                );
             }
         });
     }
@@ -78,7 +87,11 @@ impl Worker {
         if self.records.get(index).is_none_or(|record| record.role != Role::Sidecar) {
             return Vec::new();
         }
-        self.runs.iter().filter(|(other, _)| **other > index).map(|(_, run)| Arc::clone(&run.process)).collect()
+        self.runs
+            .iter()
+            .filter(|(other, _)| **other > index)
+            .map(|(_, run)| Arc::clone(&run.process))
+            .collect()
     }
 
     /// Notes how the pod ended and gives its place back.
@@ -91,8 +104,12 @@ impl Worker {
     pub(super) async fn leave(&mut self) {
         if !self.gone {
             if self.progress.outcome.is_none() {
-                let failed = self.records.iter().any(|record| record.role == Role::Main && !record.succeeded());
-                self.progress.outcome = Some(if failed { Outcome::Failed } else { Outcome::Succeeded });
+                let failed = self
+                    .records
+                    .iter()
+                    .any(|record| record.role == Role::Main && !record.succeeded());
+                self.progress.outcome =
+                    Some(if failed { Outcome::Failed } else { Outcome::Succeeded });
                 self.report().await;
             }
             self.give_back().await;
@@ -124,7 +141,10 @@ impl Worker {
         let (Some(name), Some(namespace)) = (&meta.name, &meta.namespace) else { return true };
         let only_this = Preconditions { uid: meta.uid.clone(), resource_version: None };
         let params = DeleteParams::default().grace_period(0).preconditions(only_this);
-        match Api::<Pod>::namespaced(self.node.client.clone(), namespace).delete(name, &params).await {
+        match Api::<Pod>::namespaced(self.node.client.clone(), namespace)
+            .delete(name, &params)
+            .await
+        {
             Ok(_) => true,
             // Gone, or another pod of the same name.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => true,
@@ -151,7 +171,8 @@ impl Ending {
             }
         }
         if !self.before.is_empty() {
-            let others = futures::future::join_all(self.before.iter().map(|process| process.ended()));
+            let others =
+                futures::future::join_all(self.before.iter().map(|process| process.ended()));
             // Late or not, it is this one's turn now.
             let _late = tokio::time::timeout_at(deadline, others).await;
         }
