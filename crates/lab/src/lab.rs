@@ -253,6 +253,7 @@ impl Lab {
             self.remove_remains().await?;
             return Err(LabError::NoCluster(name.clone()));
         }
+        self.cluster(name).await?;
         self.done(&Request::Delete(name.clone())).await?;
         for file in files {
             kubeconfig::remove(&file, name).await?;
