@@ -271,9 +271,9 @@ pub fn needs(names: &[&str]) -> bool {
     false
 }
 
-/// Asks until the answer is true, for at most ten seconds.
+/// Asks until the answer is true, for at most half a minute.
 pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
-    let limit = Duration::from_secs(10);
+    let limit = Duration::from_secs(30);
     let asking = async {
         while !ask().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
