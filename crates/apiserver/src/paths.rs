@@ -11,8 +11,22 @@ use crate::request::Call;
 use crate::respond::{self, Response};
 use crate::server::Api;
 
-/// Answers the path, or nothing if it is not one of these.
+/// Answers the path, if need be in plain text that there is no such page, as Kubernetes does.
 pub fn serve(api: &Api, call: &Call) -> Option<Response> {
+    if let Some(page) = page(api, call) {
+        return Some(page);
+    }
+    // A version that a known group does not have is refused as a resource would be.
+    let path = call.info.path.split('/').collect::<Vec<_>>();
+    let known = match path[..] {
+        ["", "api", _] => true,
+        ["", "apis", group, _] => discovery::group(&api.catalog.load(), group).is_some(),
+        _ => false,
+    };
+    (!known).then(|| respond::text(404, "404 page not found\n"))
+}
+
+fn page(api: &Api, call: &Call) -> Option<Response> {
     let path = call.info.path.trim_end_matches('/');
     let catalog = api.catalog.load();
     let address = format!("{}:{}", api.settings.advertise_address, api.port);

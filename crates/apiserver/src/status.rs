@@ -247,7 +247,7 @@ impl Status {
         if !self.0.reason.is_empty() {
             object["reason"] = self.reason().into();
         }
-        if !self.0.details.is_empty() || self.0.code == 404 {
+        if !self.0.details.is_empty() || matches!(self.0.code, 403..=406 | 422) {
             object["details"] = Value::Object(self.0.details.clone());
         }
         object

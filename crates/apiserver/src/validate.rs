@@ -7,8 +7,13 @@ use crate::resources::ResourceType;
 use crate::status::Cause;
 use crate::verbs::Operation;
 
+mod config;
 pub mod metadata;
 pub mod names;
+mod pods;
+mod rbac;
+mod services;
+mod workloads;
 
 /// Errors of one object, gathered by field.
 #[derive(Debug, Default)]
@@ -44,6 +49,16 @@ impl Errors {
     pub fn duplicate(&mut self, field: impl Into<String>, value: &Value) {
         let message = format!("Duplicate value: {}", shown(value));
         self.0.push(Cause { reason: "FieldValueDuplicate", message, field: field.into() });
+    }
+
+    pub fn not_found(&mut self, field: impl Into<String>, value: &Value) {
+        let message = format!("Not found: {}", shown(value));
+        self.0.push(Cause { reason: "FieldValueNotFound", message, field: field.into() });
+    }
+
+    pub fn too_long(&mut self, field: impl Into<String>, most: usize) {
+        let message = format!("Too long: may not be more than {most} bytes");
+        self.0.push(Cause { reason: "FieldValueTooLong", message, field: field.into() });
     }
 
     pub fn into_causes(self) -> Vec<Cause> {
@@ -85,6 +100,7 @@ pub fn update(operation: &Operation, new: &Value, old: &Value) -> Vec<Cause> {
     metadata::check_change(new, old, &mut errors);
     if operation.subresource().is_empty() {
         spec(&operation.resource, new, &mut errors);
+        change(&operation.resource, new, old, &mut errors);
     }
     custom(&operation.resource, new, Some(old), &mut errors);
     errors.into_causes()
@@ -93,5 +109,39 @@ pub fn update(operation: &Operation, new: &Value, old: &Value) -> Vec<Cause> {
 fn spec(resource: &ResourceType, value: &Value, errors: &mut Errors) {
     if resource.storage == crd::definition::STORAGE {
         crd::definition::validate(value, errors);
+    }
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("", "configmaps") => config::config_map(value, errors),
+        ("", "secrets") => config::secret(value, errors),
+        ("", "pods") => pods::pod(value, errors),
+        ("", "services") => services::service(value, errors),
+        ("apps", "deployments" | "replicasets" | "daemonsets" | "statefulsets") => {
+            workloads::selecting(value, errors);
+        }
+        ("batch", "jobs") => workloads::job(value, errors),
+        ("rbac.authorization.k8s.io", "roles" | "clusterroles") => {
+            rbac::role(value, resource.namespaced, errors);
+        }
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
+            rbac::binding(value, resource.namespaced, errors);
+        }
+        _ => {}
+    }
+}
+
+/// What a kind does not let change.
+fn change(resource: &ResourceType, new: &Value, old: &Value, errors: &mut Errors) {
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("", "configmaps") => config::change(new, old, &["data", "binaryData"], errors),
+        ("", "secrets") => config::change(new, old, &["type", "data"], errors),
+        ("", "pods") => pods::change(new, old, errors),
+        ("apps", "deployments" | "replicasets" | "daemonsets") => {
+            workloads::change(new, old, &["selector"], errors);
+        }
+        ("batch", "jobs") => workloads::change(new, old, &["selector", "template"], errors),
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
+            rbac::binding_change(new, old, errors);
+        }
+        _ => {}
     }
 }

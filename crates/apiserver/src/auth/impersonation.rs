@@ -16,8 +16,7 @@ const AUTHENTICATION: &str = "authentication.k8s.io";
 /// The user that `user` asks to be taken for, or `user` itself without such headers.
 ///
 /// # Errors
-/// 403 when `user` may not act as that user or group; 500, as in Kubernetes, when the headers name
-/// groups but no user.
+/// 403 when `user` may not act as that user or group; 400 when the headers name groups but no user.
 pub fn apply(authorizer: &Authorizer, user: User, headers: &HeaderMap) -> Result<User, Status> {
     let Some(wanted) = requested(headers)? else { return Ok(user) };
     for question in questions(&wanted) {
@@ -49,9 +48,9 @@ fn requested(headers: &HeaderMap) -> Result<Option<User>, Status> {
     match text(headers, "impersonate-user") {
         Some(name) => Ok(Some(User { name: name.to_owned(), uid, groups, extra })),
         None if groups.is_empty() && extra.is_empty() && uid.is_empty() => Ok(None),
-        None => Err(Status::internal(
-            "requested groups, uid or extra fields without impersonating a user",
-        )),
+        None => Err(Status::bad_request(format!(
+            "requested groups {groups:?}, uid {uid:?} or extra fields without impersonating a user name"
+        ))),
     }
 }
 

@@ -87,13 +87,9 @@ fn binding(
     if permits(policy, user, info, "bind", resource, &wanted.name) {
         return Ok(());
     }
-    let rules = policy.role_rules(&wanted, &info.namespace).map_err(|why| {
-        Status::new(404, "NotFound", why).about(
-            GROUP,
-            &resource[..resource.len() - 1],
-            &wanted.name,
-        )
-    })?;
+    let rules = policy
+        .role_rules(&wanted, &info.namespace)
+        .map_err(|_| Status::not_found(GROUP, &info.resource, &wanted.name))?;
     confirm(policy, user, info, &text(new, "/metadata/name"), &rules)
 }
 
@@ -207,7 +203,7 @@ mod tests {
         assert!(attempt("clusterrolebindings", &to("root")).is_err());
         assert_eq!(
             attempt("clusterrolebindings", &to("none")),
-            Err("clusterrole.rbac.authorization.k8s.io \"none\" not found".to_owned())
+            Err("clusterrolebindings.rbac.authorization.k8s.io \"none\" not found".to_owned())
         );
     }
 }

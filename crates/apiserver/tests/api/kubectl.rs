@@ -83,14 +83,14 @@ async fn manifests_are_applied_by_client_and_by_server() {
     assert_eq!((code, diff.as_str()), (0, ""));
 
     let changed =
-        DEPLOYMENT.replace("replicas: 2", "replicas: 3").replace("port: 80,", "port: 81,");
+        DEPLOYMENT.replace("replicas: 2", "replicas: 3").replace("targetPort: http", "targetPort: 8080");
     let (code, diff, _) = cluster.try_kubectl("admin", "diff -f -", &changed).await;
     assert_eq!(code, 1);
     assert!(diff.contains("+  replicas: 3"), "{diff}");
     let applied = cluster.kubectl_with("apply -f -", &changed).await;
     assert_eq!(applied, "deployment.apps/web configured\nservice/web configured\n");
-    let ports = cluster.kubectl("get svc web -o jsonpath={.spec.ports[*].port}").await;
-    assert_eq!(ports, "81");
+    let ports = cluster.kubectl("get svc web -o jsonpath={.spec.ports[*].targetPort}").await;
+    assert_eq!(ports, "8080");
 
     let conflict = cluster
         .try_kubectl("admin", "apply --server-side --field-manager=other -f -", DEPLOYMENT)
