@@ -1,7 +1,6 @@
 //! One module per command, and what all of them need.
 
 pub mod api_server;
-mod capture;
 pub mod controllers;
 pub mod install;
 pub mod kind;

@@ -1,0 +1,81 @@
+//! What the agent answers over HTTP: health, metrics, the application's probes, its own state.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
+use tombolo_proxy::proxy::Proxy;
+use tombolo_runtime::ready::Ready;
+
+use crate::discovery::Received;
+use crate::settings::Settings;
+
+pub mod admin;
+pub mod probe;
+pub mod status;
+
+/// What the servers read. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Status(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Arc<Settings>,
+    proxy: Arc<Proxy>,
+    received: Received,
+    ready: Ready,
+    draining: AtomicBool,
+    quit: Notify,
+    started: std::time::SystemTime,
+}
+
+impl Status {
+    /// The state of a process that starts now.
+    pub fn new(
+        settings: Arc<Settings>,
+        proxy: Arc<Proxy>,
+        received: Received,
+        ready: Ready,
+    ) -> Self {
+        let (draining, quit) = (AtomicBool::new(false), Notify::new());
+        let started = std::time::SystemTime::now();
+        Self(Arc::new(Inner { settings, proxy, received, ready, draining, quit, started }))
+    }
+
+    /// The proxy that runs the traffic.
+    pub fn proxy(&self) -> &Arc<Proxy> {
+        &self.0.proxy
+    }
+
+    /// Answers health checks with "not ready" from now on.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Asks the process to end.
+    pub fn quit(&self) {
+        self.0.quit.notify_one();
+    }
+
+    /// Returns when somebody asked the process to end.
+    pub async fn asked_to_quit(&self) {
+        self.0.quit.notified().await;
+    }
+
+    /// Why the proxy is not ready, if it is not.
+    pub fn not_ready(&self) -> Option<String> {
+        if self.0.draining.load(Ordering::Acquire) {
+            return Some("draining".to_owned());
+        }
+        if let Some(missing) = self.0.received.missing() {
+            let (connected, reason) = self.0.received.connection();
+            return Some(if connected {
+                missing.to_owned()
+            } else {
+                format!("{missing}: {reason}")
+            });
+        }
+        let pending = self.0.ready.pending();
+        (!pending.is_empty()).then(|| format!("waiting for {}", pending.join(", ")))
+    }
+}
