@@ -4,17 +4,21 @@
 //! kernel kills its containers, their namespaces vanish, and the next agent starts the pods again.
 //!
 //! Reading order: [`cluster`] follows the API server, [`pod`] runs pods, [`container`] makes their
-//! processes, [`network`] their links; [`register`] reports the node.
+//! processes, [`network`] their links; [`service`] translates Service addresses and [`dns`] names;
+//! [`kubelet`] serves logs and commands; [`register`] reports the node.
 //!
 //! **Invariant:** the agent runs on one thread, which is the one that starts containers.
 
 mod cluster;
 pub mod container;
+mod dns;
 mod events;
 mod images;
+mod kubelet;
 mod network;
 mod pod;
 mod register;
+mod service;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -32,11 +36,13 @@ use tokio::sync::watch;
 use tombolo_runtime::shutdown::Shutdown;
 
 use crate::node::cluster::Cluster;
+use crate::node::dns::Listening;
 use crate::node::events::Events;
 use crate::node::images::{Images, ImagesError};
 use crate::node::network::addresses::Addresses;
 use crate::node::network::links::{LinkError, Links};
 use crate::node::pod::work::{Live, Wanted};
+use crate::node::service::table::Place;
 
 /// Where the kubelet's API listens.
 const KUBELET_PORT: u16 = 10250;
@@ -72,6 +78,8 @@ pub enum NodeError {
     Kubeconfig { path: PathBuf, source: Box<kube::config::KubeconfigError> },
     #[error("make a client for the API server")]
     Client(#[source] Box<kube::Error>),
+    #[error("set up the kubelet API")]
+    Kubelet(#[source] Box<tls::TlsError>),
     #[error("set up the node's network")]
     Network(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -146,7 +154,11 @@ pub fn run(mut settings: Settings) -> Result<(), NodeError> {
 async fn serve(settings: Settings) -> Result<(), NodeError> {
     let shutdown = Shutdown::default();
     let node = build(settings, &shutdown).await?;
-    start(&node);
+    let (link, place) = service::keep::place(&node).await?;
+    let listening = dns::bind(&node).await?;
+    let kubelet = kubelet::server::bind(&node).await?;
+    shutdown.spawn_essential("kubelet", kubelet::server::run(Arc::clone(&node), kubelet));
+    start(&node, link, place, listening);
     let stopped = shutdown.run_until_asked(GRACE).await;
     stopped.map(drop).map_err(|source| NodeError::Io { doing: "run the node agent".into(), source })
 }
@@ -178,12 +190,16 @@ async fn build(settings: Settings, shutdown: &Shutdown) -> Result<Arc<Node>, Nod
     Ok(Arc::new(node))
 }
 
-fn start(node: &Arc<Node>) {
+fn start(node: &Arc<Node>, link: u32, place: Place, names: Listening) {
     let (shutdown, client) = (&node.shutdown, node.client.clone());
     shutdown.spawn_essential(
         "registration",
         register::keep(client, node.settings.clone(), node.capacity, shutdown.clone()),
     );
+    shutdown.spawn_essential("services", service::keep::run(Arc::clone(node), link, place));
+    shutdown.spawn_essential("names", dns::run(Arc::clone(node), names));
+    let dns = Arc::clone(node);
+    shutdown.spawn("kube-dns", async move { dns::service::ensure(&dns).await });
     let pods = Arc::clone(node);
     shutdown.spawn_essential("pods", async move {
         // Containers are told about services, so these come first.

@@ -29,17 +29,23 @@ pub(crate) struct Cluster {
     pub slices: Store<EndpointSlice>,
     pub nodes: Store<NodeObject>,
     changes: watch::Sender<u64>,
+    /// How many of the copies are complete.
+    complete: watch::Sender<usize>,
 }
+
+/// The copies that [`Cluster`] holds.
+const COPIES: usize = 3;
 
 impl Cluster {
     /// Starts to follow the cluster.
     pub(crate) fn follow(client: &kube::Client, shutdown: &Shutdown) -> Self {
-        let changes = watch::Sender::new(0);
+        let signals = Signals { changes: watch::Sender::new(0), complete: watch::Sender::new(0) };
         Self {
-            services: mirror(Api::all(client.clone()), "services", &changes, shutdown),
-            slices: mirror(Api::all(client.clone()), "endpoint slices", &changes, shutdown),
-            nodes: mirror(Api::all(client.clone()), "nodes", &changes, shutdown),
-            changes,
+            services: mirror(Api::all(client.clone()), "services", &signals, shutdown),
+            slices: mirror(Api::all(client.clone()), "endpoint slices", &signals, shutdown),
+            nodes: mirror(Api::all(client.clone()), "nodes", &signals, shutdown),
+            changes: signals.changes,
+            complete: signals.complete,
         }
     }
 
@@ -50,34 +56,34 @@ impl Cluster {
 
     /// Returns when everything has been listed once.
     pub(crate) async fn complete(&self) {
-        // An error means that the process ends.
-        let _ending = tokio::join!(
-            self.services.wait_until_ready(),
-            self.slices.wait_until_ready(),
-            self.nodes.wait_until_ready()
-        );
+        let mut complete = self.complete.subscribe();
+        // An error means that the process ends. (The stores' own way to wait wakes one waiter only.)
+        let _ending = complete.wait_for(|count| *count == COPIES).await;
     }
 }
 
-fn mirror<K>(
-    api: Api<K>,
-    what: &'static str,
-    changes: &watch::Sender<u64>,
-    shutdown: &Shutdown,
-) -> Store<K>
+/// How a copy tells that it has changed or is complete.
+#[derive(Clone)]
+struct Signals {
+    changes: watch::Sender<u64>,
+    complete: watch::Sender<usize>,
+}
+
+fn mirror<K>(api: Api<K>, what: &'static str, signals: &Signals, shutdown: &Shutdown) -> Store<K>
 where
     K: Resource + Lookup + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     <K as Resource>::DynamicType: Default + Eq + Hash + Clone,
     <K as Lookup>::DynamicType: Default + Eq + Hash + Clone + Send + Sync,
 {
     let (reader, writer) = store();
-    let (changes, draining) = (changes.clone(), shutdown.clone());
+    let (signals, draining) = (signals.clone(), shutdown.clone());
     let events = reflector(
         writer,
         watcher(api, watcher::Config::default()).default_backoff().modify(forget),
     );
     shutdown.spawn_essential(what, async move {
         let mut events = std::pin::pin!(events);
+        let mut complete = false;
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
@@ -86,7 +92,12 @@ where
             match event {
                 None => break,
                 Some(Ok(Event::Init | Event::InitApply(_))) => (),
-                Some(Ok(_)) => changes.send_modify(|count| *count += 1),
+                Some(Ok(event)) => {
+                    if matches!(event, Event::InitDone) && !std::mem::replace(&mut complete, true) {
+                        signals.complete.send_modify(|count| *count += 1);
+                    }
+                    signals.changes.send_modify(|count| *count += 1);
+                }
                 Some(Err(error)) => {
                     tracing::warn!(error = %chain(&error), "watching {what} failed, trying again")
                 }
@@ -176,7 +187,7 @@ impl Workers {
         {
             tracing::error!(%error, folder = %folder.display(), "pod's folder could not be made");
         }
-        let live = Arc::new(Live { folder, running: Default::default(), runs: Default::default() });
+        let live = Arc::new(Live { folder, running: Default::default() });
         let name = (
             wanted.pod.metadata.namespace.clone().unwrap_or_default(),
             wanted.pod.metadata.name.clone().unwrap_or_default(),

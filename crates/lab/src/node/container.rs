@@ -12,3 +12,4 @@ pub(crate) mod order;
 pub(crate) mod privileges;
 pub(crate) mod rootfs;
 pub(crate) mod spawn;
+pub(crate) mod terminal;

@@ -50,7 +50,7 @@ pub struct Flags {
 
 impl Flags {
     pub fn run(self) -> anyhow::Result<()> {
-        logs::init(logs::Format::Text, "info");
+        logs::init(logs::Format::Text, "info,hickory_server=warn");
         super::choose_tls_provider();
         let settings = Settings {
             kubeconfig: self.kubeconfig,

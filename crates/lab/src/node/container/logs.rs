@@ -94,17 +94,13 @@ impl Log {
         let mut source = BufReader::with_capacity(MOST, source);
         let mut line = Vec::new();
         loop {
-            let chunk = match source.fill_buf().await {
-                Ok(chunk) => chunk,
-                // A terminal ends with this error when its last user is gone.
-                Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => &[],
-                Err(error) => return Err(error),
-            };
+            let chunk = source.fill_buf().await?;
             if chunk.is_empty() {
                 break;
             }
             let used =
                 chunk.iter().position(|byte| *byte == b'\n').map_or(chunk.len(), |at| at + 1);
+            let used = used.min(MOST - line.len());
             line.extend_from_slice(chunk.get(..used).unwrap_or_default());
             source.consume(used);
             if line.ends_with(b"\n") || line.len() >= MOST {

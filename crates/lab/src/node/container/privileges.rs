@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
+use tokio::io::unix::AsyncFd;
 
 /// Names of the capabilities, by their number.
 const NAMES: [&str; 41] = [
@@ -170,6 +171,13 @@ pub(crate) fn resize_terminal(terminal: RawFd, columns: u16, rows: u16) -> io::R
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the kernel reads one winsize, which lives until the call returns.
     checked(unsafe { libc::ioctl(terminal, libc::TIOCSWINSZ, &raw const size) })
+}
+
+/// Registers a descriptor with the async runtime.
+pub(crate) fn registered(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is the same open descriptor for as long as it lives, and nobody can
+    // take it out of the `AsyncFd` other than by deregistering it.
+    Ok(unsafe { AsyncFd::register(descriptor) }?)
 }
 
 /// Owns a file descriptor that the parent left open for this process under `number`.

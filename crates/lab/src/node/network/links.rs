@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -17,6 +18,8 @@ pub(crate) enum LinkError {
     Socket(#[source] io::Error),
     #[error("{doing}")]
     Refused { doing: String, source: rtnetlink::Error },
+    #[error("write {path}")]
+    Setting { path: String, source: io::Error },
     #[error("there is no link `{0}`")]
     NoLink(String),
 }
@@ -132,6 +135,44 @@ impl Links {
             let net = Ipv4Net::new(address, message.header.prefix_len).ok()?;
             Some((message.header.index, net.trunc()))
         }))
+    }
+
+    pub(crate) async fn name(&self, index: u32) -> Result<String, LinkError> {
+        let found = self.handle.link().get().match_index(index).execute().try_next().await;
+        let link = found.doing(|| format!("look up link {index}"))?;
+        let name =
+            link.into_iter().flat_map(|link| link.attributes).find_map(
+                |attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some(name),
+                    _ => None,
+                },
+            );
+        name.ok_or_else(|| LinkError::NoLink(index.to_string()))
+    }
+
+    /// Tells the neighbours on a link that its addresses are here, by a gratuitous ARP that the
+    /// kernel sends when a link that announces itself is given its own address again.
+    pub(crate) async fn announce(&self, index: u32) -> Result<(), LinkError> {
+        let found = self.handle.link().get().match_index(index).execute().try_next().await;
+        let link = found.doing(|| format!("look up link {index}"))?;
+        let (mut name, mut own) = (String::new(), None);
+        for attribute in link.into_iter().flat_map(|link| link.attributes) {
+            match attribute {
+                LinkAttribute::IfName(found) => name = found,
+                LinkAttribute::Address(address) => own = Some(address),
+                _ => (),
+            }
+        }
+        let Some(own) = own else { return Err(LinkError::NoLink(name)) };
+        let path = format!("/proc/sys/net/ipv4/conf/{name}/arp_notify");
+        std::fs::write(&path, "1").map_err(|source| LinkError::Setting { path, source })?;
+        let change = LinkUnspec::new_with_index(index).address(own).build();
+        self.handle
+            .link()
+            .set(change)
+            .execute()
+            .await
+            .doing(|| format!("announce the addresses of {name}"))
     }
 
     /// Routes `to` out of a link, directly or by a gateway.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,6 +14,7 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
+use tokio::net::unix::pipe;
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 use tombolo_runtime::shutdown::Shutdown;
@@ -21,6 +22,7 @@ use tombolo_runtime::shutdown::Shutdown;
 use crate::node::container::logs::{Log, Stream};
 use crate::node::container::order::{Order, Place};
 use crate::node::container::spawn::{self, Output, StartError};
+use crate::node::container::terminal::Terminal;
 use crate::node::pod::record::Ended;
 use crate::node::pod::work::Happening;
 
@@ -42,6 +44,16 @@ impl Folder {
 
     pub(crate) fn log(&self, run: i32) -> PathBuf {
         self.0.join(format!("{run}.log"))
+    }
+
+    /// The numbers of the runs whose logs are here, in order.
+    pub(crate) fn runs(&self) -> Vec<i32> {
+        let names =
+            fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let mut runs: Vec<i32> =
+            names.filter_map(|name| name.to_str()?.strip_suffix(".log")?.parse().ok()).collect();
+        runs.sort_unstable();
+        runs
     }
 
     pub(crate) fn termination(&self) -> PathBuf {
@@ -67,8 +79,8 @@ impl Folder {
 /// What is typed into a container.
 #[derive(Debug)]
 pub(crate) enum Input {
-    Pipe(OwnedFd),
-    Terminal(OwnedFd),
+    Pipe(pipe::Sender),
+    Terminal(Terminal),
 }
 
 /// One run of a container.
@@ -79,6 +91,7 @@ pub(crate) struct Process {
     /// What it was started with, for commands that join it.
     pub order: Order,
     pub log: Arc<Log>,
+    /// Taken by whoever attaches first.
     pub input: Mutex<Option<Input>>,
     ended: watch::Receiver<bool>,
 }
@@ -135,13 +148,14 @@ impl Process {
         let mut sources: Vec<(Stream, Box<dyn tokio::io::AsyncRead + Send + Unpin>)> = Vec::new();
         let input = match terminal {
             Some(terminal) => {
-                sources.push((
-                    Stream::Stdout,
-                    Box::new(tokio::fs::File::from_std(terminal.master.try_clone()?.into())),
-                ));
-                Some(Input::Terminal(terminal.master))
+                let terminal = Terminal::new(terminal.master)?;
+                sources.push((Stream::Stdout, Box::new(terminal.clone())));
+                Some(Input::Terminal(terminal))
             }
-            None => typed.map(|(_, write)| Input::Pipe(write.into())),
+            None => match typed {
+                Some((_, write)) => Some(Input::Pipe(pipe::Sender::from_owned_fd(write.into())?)),
+                None => None,
+            },
         };
         if let Some(stdout) = child.stdout.take() {
             sources.push((Stream::Stdout, Box::new(stdout)));
@@ -188,6 +202,11 @@ impl Process {
         let mut ended = self.ended.clone();
         // An error means that the watching task is gone, and the container with it.
         let _gone = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Becomes true when the run has ended.
+    pub(crate) fn ending(&self) -> watch::Receiver<bool> {
+        self.ended.clone()
     }
 
     /// Whether SIGTERM means anything to it: process 1 of a PID namespace never receives a signal

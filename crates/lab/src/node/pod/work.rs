@@ -19,18 +19,18 @@ use tokio::time::Instant;
 use tombolo_runtime::errors::chain;
 
 use crate::node::Node;
-use crate::node::network::addresses;
 use crate::node::network::sandbox::Sandbox;
 use crate::node::pod::fields::Facts;
-use crate::node::pod::hooks::Asked;
 use crate::node::pod::plan::{self, Outcome, Restart};
 use crate::node::pod::prepare::{self, Waiting};
-use crate::node::pod::probes::{self, Finding, Kind};
+use crate::node::pod::probes::{Finding, Kind};
 use crate::node::pod::process::{Folder, Launch, Process};
 use crate::node::pod::record::{self, Ended, Record, Role, State};
 use crate::node::pod::status::Progress;
 use crate::node::pod::volumes::Volumes;
 
+mod hear;
+mod place;
 mod report;
 mod stop;
 
@@ -55,8 +55,6 @@ pub(crate) struct Wanted {
 pub(crate) struct Live {
     pub folder: PathBuf,
     pub running: Mutex<BTreeMap<String, Arc<Process>>>,
-    /// The number of the latest run, by container.
-    pub runs: Mutex<BTreeMap<String, i32>>,
 }
 
 /// Happenings that may wait; who reports more waits.
@@ -263,76 +261,6 @@ impl Worker {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
-    /// Gives the pod its network and volumes; false when it must be tried again.
-    async fn settle(&mut self) -> bool {
-        if self.progress.pod_ip.is_none() {
-            match self.join_network().await {
-                Ok(ip) => self.progress.pod_ip = Some(ip),
-                Err(error) => {
-                    self.node.events.warning(&self.pod, None, "FailedCreatePodSandBox", error);
-                    return false;
-                }
-            }
-        }
-        let facts = self.facts();
-        if let Err(error) = self.volumes.set_up(&self.node, &self.pod, &facts).await {
-            self.node.events.warning(&self.pod, None, "FailedMount", chain(&error).to_string());
-            // The network stays; only the volumes are tried again.
-            return false;
-        }
-        if self.network.is_none() {
-            self.network = Some(Network::Host);
-        }
-        true
-    }
-
-    async fn join_network(&mut self) -> Result<String, String> {
-        let spec = self.spec();
-        if spec.host_network == Some(true) {
-            return Ok(self.progress.host_ip.clone());
-        }
-        let before = self
-            .pod
-            .status
-            .as_ref()
-            .and_then(|status| status.pod_ip.as_deref())
-            .and_then(|ip| ip.parse().ok());
-        let range = self.node.settings.pod_cidr;
-        let address = self
-            .node
-            .addresses
-            .lock()
-            .take(before)
-            .ok_or_else(|| format!("no address is left in {range}"))?;
-        let sysctls =
-            spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
-        let sysctls = sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect();
-        let uid = self.pod.metadata.uid.clone().unwrap_or_default();
-        match Sandbox::new(&self.node.links, &uid, address, addresses::gateway(range), sysctls)
-            .await
-        {
-            Ok(sandbox) => {
-                self.network = Some(Network::Own(sandbox));
-                Ok(address.to_string())
-            }
-            Err(error) => {
-                self.node.addresses.lock().give_back(address);
-                Err(chain(&error).to_string())
-            }
-        }
-    }
-
-    async fn refresh_volumes(&mut self) {
-        if Instant::now() < self.refresh {
-            return;
-        }
-        self.refresh = Instant::now() + REFRESH;
-        let facts = self.facts();
-        if let Err(error) = self.volumes.refresh(&self.node, &self.pod, &facts).await {
-            self.node.events.warning(&self.pod, None, "FailedMount", chain(&error).to_string());
-        }
-    }
-
     /// Starts the containers whose turn it is.
     async fn advance(&mut self) {
         let restart = Restart::parse(self.spec().restart_policy.as_deref());
@@ -406,7 +334,6 @@ impl Worker {
         match started {
             Ok(process) => {
                 record.begin(process.id.clone(), Timestamp::now());
-                self.live.runs.lock().insert(container.name.clone(), record.restarts);
                 self.live.running.lock().insert(container.name.clone(), Arc::clone(&process));
                 self.node.events.normal(
                     &self.pod,
@@ -508,153 +435,6 @@ impl Worker {
         Process::start(order, launch, &self.node.shutdown)
             .await
             .map_err(|error| chain(&error).to_string())
-    }
-
-    /// Starts the probes and the postStart hook of a run.
-    fn observe(&mut self, index: usize, container: &Container, process: Arc<Process>) {
-        let asked = Asked {
-            container: container.clone(),
-            process: Arc::clone(&process),
-            pod_ip: self.progress.pod_ip.clone().unwrap_or_default(),
-            program: self.node.program.clone(),
-        };
-        let (started, receiver) = watch::channel(false);
-        let all = [
-            (Kind::Startup, &container.startup_probe),
-            (Kind::Liveness, &container.liveness_probe),
-            (Kind::Readiness, &container.readiness_probe),
-        ];
-        for (kind, probe) in all {
-            if let Some(probe) = probe {
-                probes::start(
-                    kind,
-                    probe.clone(),
-                    asked.clone(),
-                    receiver.clone(),
-                    self.happenings.clone(),
-                    &self.node.shutdown,
-                );
-            }
-        }
-        let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
-        if let Some(record) = self.records.get_mut(index) {
-            record.hooked = hook.is_some();
-        }
-        if let Some(hook) = hook {
-            let (happenings, id) = (self.happenings.clone(), process.id.clone());
-            self.node.shutdown.spawn("postStart", async move {
-                let result = tokio::select! {
-                    result = asked.hook(&hook) => result,
-                    () = asked.process.ended() => return,
-                };
-                // Nobody listens any more only when the pod is gone.
-                let _unheard = happenings.send(Happening::Hooked { index, id, result }).await;
-            });
-        }
-        self.runs.insert(index, Run { process, started, awake: container.startup_probe.is_none() });
-        self.perhaps_started(index);
-    }
-
-    /// Marks a container as started once nothing holds it back, and lets its probes begin.
-    fn perhaps_started(&mut self, index: usize) {
-        let (Some(run), Some(record)) = (self.runs.get(&index), self.records.get_mut(index)) else {
-            return;
-        };
-        if !run.awake || record.hooked || record.started {
-            return;
-        }
-        record.started = true;
-        run.started.send_replace(true);
-        let probed = record::container(&self.pod, index)
-            .is_some_and(|container| container.readiness_probe.is_some());
-        record.ready = !probed;
-        self.wake_within(Duration::ZERO);
-    }
-
-    fn hear(&mut self, happening: Happening) {
-        match happening {
-            Happening::Ended { index, ended } => {
-                let Some(record) =
-                    self.records.get_mut(index).filter(|record| record.id == ended.id)
-                else {
-                    return;
-                };
-                self.live.running.lock().remove(&record.name);
-                self.runs.remove(&index);
-                record.end(ended);
-            }
-            Happening::Hooked { index, id, result } => {
-                let Some(record) = self
-                    .records
-                    .get_mut(index)
-                    .filter(|record| record.id == id && record.running())
-                else {
-                    return;
-                };
-                record.hooked = false;
-                match result {
-                    Ok(_) => self.perhaps_started(index),
-                    Err(error) => {
-                        self.node.events.warning(
-                            &self.pod,
-                            Some(&record.name),
-                            "FailedPostStartHook",
-                            format!("PostStartHook failed: {error}"),
-                        );
-                        self.stop_one(index, "FailedPostStartHook", None);
-                    }
-                }
-            }
-            Happening::Probed { container, id, kind, finding } => {
-                self.hear_probe(&container, &id, kind, finding)
-            }
-        }
-    }
-
-    fn hear_probe(&mut self, container: &str, id: &str, kind: Kind, finding: Finding) {
-        let Some(index) = self
-            .records
-            .iter()
-            .position(|record| record.name == container && record.id == id && record.running())
-        else {
-            return;
-        };
-        let Some(record) = self.records.get_mut(index) else { return };
-        match (kind, finding) {
-            (_, Finding::Unhealthy(text)) if !record.stopping => {
-                self.node.events.warning(
-                    &self.pod,
-                    Some(container),
-                    "Unhealthy",
-                    format!("{} probe failed: {text}", kind.name()),
-                );
-            }
-            (_, Finding::Unhealthy(_)) | (Kind::Liveness, Finding::Good) => (),
-            (Kind::Readiness, finding) => record.ready = finding == Finding::Good && record.started,
-            (Kind::Startup, Finding::Good) => {
-                if let Some(run) = self.runs.get_mut(&index) {
-                    run.awake = true;
-                }
-                self.perhaps_started(index);
-            }
-            (Kind::Startup | Kind::Liveness, Finding::Bad) => {
-                let container = record::container(&self.pod, index);
-                let probe = container.and_then(|container| {
-                    if kind == Kind::Startup {
-                        container.startup_probe.as_ref()
-                    } else {
-                        container.liveness_probe.as_ref()
-                    }
-                });
-                let grace = probe.and_then(|probe| probe.termination_grace_period_seconds);
-                let text = if kind == Kind::Startup {
-                    "failed startup probe, will be restarted"
-                } else {
-                    "failed liveness probe, will be restarted"
-                };
-                self.stop_one(index, text, grace);
-            }
-        }
     }
 
     fn signal_all(&self, signal: Signal) {

@@ -1,0 +1,343 @@
+//! The kubelet API's listener and routes.
+//!
+//! Only clients with a certificate of the cluster's CA get in, and only those of an administrative
+//! group may read logs or run commands: in practice, the API server.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{Extension, FromRequestParts, Path, Query, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use axum::{Json, Router};
+use http::StatusCode;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::node::kubelet::logs::{self, Wanted, Writing};
+use crate::node::kubelet::session::{self, Request as SessionRequest, Streams};
+use crate::node::kubelet::websocket;
+use crate::node::pod::process::{Folder, Process};
+use crate::node::pod::work::Live;
+use crate::node::{KUBELET_PORT, Node, NodeError, tls};
+
+/// Groups whose members may do everything here.
+const ADMINISTRATORS: [&str; 2] = ["system:masters", "kubeadm:cluster-admins"];
+
+/// How long a client may take to shake hands.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The pause after a failed accept, which is usually a lack of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the client's certificate says about it.
+#[derive(Clone, Copy, Debug)]
+struct Administrator(bool);
+
+/// A bound kubelet API.
+pub(crate) struct Bound {
+    listener: TcpListener,
+    tls: TlsAcceptor,
+}
+
+pub(crate) async fn bind(node: &Node) -> Result<Bound, NodeError> {
+    let settings = &node.settings;
+    let config = tls::server(
+        &settings.tls_cert_file,
+        &settings.tls_private_key_file,
+        &settings.client_ca_file,
+    );
+    let config = config.map_err(|error| NodeError::Kubelet(Box::new(error)))?;
+    let address = (settings.node_ip, KUBELET_PORT);
+    let listener = TcpListener::bind(address).await;
+    let doing = || format!("listen on {}:{KUBELET_PORT} for the kubelet API", settings.node_ip);
+    let listener = listener.map_err(|source| NodeError::Io { doing: doing(), source })?;
+    Ok(Bound { listener, tls: TlsAcceptor::from(Arc::new(config)) })
+}
+
+/// Serves until the process drains.
+pub(crate) async fn run(node: Arc<Node>, bound: Bound) {
+    let router = router(Arc::clone(&node));
+    loop {
+        let accepted = tokio::select! {
+            accepted = bound.listener.accept() => accepted,
+            () = node.shutdown.draining() => return,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                let (tls, router) = (bound.tls.clone(), router.clone());
+                node.shutdown.spawn("kubelet connection", async move {
+                    if let Err(error) = serve(socket, tls, router).await {
+                        tracing::debug!(%error, "kubelet connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "kubelet API could not accept a connection");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(
+    socket: TcpStream,
+    tls: TlsAcceptor,
+    router: Router,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let stream =
+        tokio::time::timeout(HANDSHAKE, tls.accept(socket)).await.map_err(io::Error::other)??;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let administrator =
+        Administrator(certificate.is_some_and(|certificate| administers(certificate)));
+    let service = TowerToHyperService::new(router.layer(Extension(administrator)));
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    connection.with_upgrades().await.map_err(Into::into)
+}
+
+fn administers(certificate: &[u8]) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+    let mut groups =
+        certificate.subject().iter_organization().filter_map(|group| group.as_str().ok());
+    groups.any(|group| ADMINISTRATORS.contains(&group))
+}
+
+fn router(node: Arc<Node>) -> Router {
+    let protected = Router::new()
+        .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .route("/exec/{namespace}/{pod}/{container}", any(exec))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec))
+        .route("/attach/{namespace}/{pod}/{container}", any(attach))
+        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(attach))
+        .route("/pods", get(pods))
+        .fallback(|request: Request| async move {
+            Refusal(
+                StatusCode::NOT_IMPLEMENTED,
+                format!(
+                    "{} is not implemented by the node agent of a lab cluster",
+                    request.uri().path()
+                ),
+            )
+        })
+        .layer(middleware::from_fn(only_administrators));
+    Router::new().route("/healthz", get(|| async { "ok" })).merge(protected).with_state(node)
+}
+
+async fn only_administrators(request: Request, next: Next) -> Response {
+    if matches!(request.extensions().get(), Some(Administrator(true))) {
+        return next.run(request).await;
+    }
+    let groups = ADMINISTRATORS.join(" or ");
+    Refusal(StatusCode::FORBIDDEN, format!("the client certificate must be of the group {groups}"))
+        .into_response()
+}
+
+/// Why a request is not served. The text goes to the user by way of the API server.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, self.1).into_response()
+    }
+}
+
+/// A container that a request names.
+struct Target {
+    namespace: String,
+    pod: String,
+    container: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Response;
+
+    async fn from_request_parts(
+        parts: &mut http::request::Parts,
+        state: &S,
+    ) -> Result<Self, Self::Rejection> {
+        let path = Path::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let path = path.map_err(IntoResponse::into_response)?.0;
+        let get = |key: &str| {
+            path.iter()
+                .find(|(known, _)| known == key)
+                .map(|(_, value)| value.clone())
+                .unwrap_or_default()
+        };
+        Ok(Self { namespace: get("namespace"), pod: get("pod"), container: get("container") })
+    }
+}
+
+impl Target {
+    fn live(
+        &self,
+        node: &Node,
+    ) -> Result<(Arc<k8s_openapi::api::core::v1::Pod>, Arc<Live>), Refusal> {
+        let pods = node.pods.lock();
+        let found = pods.get(&(self.namespace.clone(), self.pod.clone()));
+        let found =
+            found.map(|(wanted, live)| (Arc::clone(&wanted.borrow().pod), Arc::clone(live)));
+        found.ok_or_else(|| {
+            Refusal(
+                StatusCode::NOT_FOUND,
+                format!("pod \"{}_{}\" does not exist on this node", self.pod, self.namespace),
+            )
+        })
+    }
+
+    fn process(&self, node: &Node) -> Result<Arc<Process>, Refusal> {
+        let (_, live) = self.live(node)?;
+        let process = live.running.lock().get(&self.container).cloned();
+        process.ok_or_else(|| {
+            Refusal(
+                StatusCode::NOT_FOUND,
+                format!(
+                    "container not found (\"{}\" of pod {}_{} is not running)",
+                    self.container, self.pod, self.namespace
+                ),
+            )
+        })
+    }
+}
+
+async fn container_logs(
+    State(node): State<Arc<Node>>,
+    target: Target,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Result<Response, Refusal> {
+    let bad = |text: String| Refusal(StatusCode::BAD_REQUEST, text);
+    let wanted = Wanted::parse(&query, Timestamp::now()).map_err(bad)?;
+    let (pod, live) = target.live(&node)?;
+    let folder = Folder::new(&live.folder, &target.container);
+    let runs = folder.runs();
+    let run = if wanted.previous { runs.iter().rev().nth(1) } else { runs.last() };
+    let Some(run) = run else { return Err(bad(no_log(&pod, &target, wanted.previous))) };
+    let process = live.running.lock().get(&target.container).cloned().filter(|_| !wanted.previous);
+    let writing =
+        process.map(|process| Writing { lines: process.log.follow(), ending: process.ending() });
+    let stream = logs::read(folder.log(*run), wanted, writing);
+    let stream = stream.map_err(|error| {
+        Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("read the log: {error}"))
+    })?;
+    Ok(([("content-type", "text/plain")], Body::from_stream(stream)).into_response())
+}
+
+/// Why a container has no log.
+fn no_log(pod: &k8s_openapi::api::core::v1::Pod, target: &Target, previous: bool) -> String {
+    let Target { container, pod: name, .. } = target;
+    let spec = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    if !spec.into_iter().any(|known| known.name == *container) {
+        return format!("container {container} is not valid for pod {name}");
+    }
+    if previous {
+        return format!(
+            "previous terminated container \"{container}\" in pod \"{name}\" not found"
+        );
+    }
+    let statuses = pod.status.iter().flat_map(|status| {
+        status.container_statuses.iter().chain(&status.init_container_statuses).flatten()
+    });
+    let state = statuses
+        .into_iter()
+        .find(|status| status.name == *container)
+        .and_then(|status| status.state.as_ref());
+    let reason =
+        state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.clone());
+    format!(
+        "container \"{container}\" in pod \"{name}\" is waiting to start: {}",
+        reason.unwrap_or_else(|| "ContainerCreating".into())
+    )
+}
+
+async fn exec(
+    State(node): State<Arc<Node>>,
+    target: Target,
+    Query(query): Query<Vec<(String, String)>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let process = target.process(&node)?;
+    let wanted = SessionRequest::parse(&query);
+    if wanted.command.is_empty() {
+        return Err(Refusal(
+            StatusCode::BAD_REQUEST,
+            "you must specify at least 1 command for the container".into(),
+        ));
+    }
+    let program = node.program.clone();
+    let run = move |wanted: SessionRequest, streams: Streams| async move {
+        session::outcome(session::exec(&program, &process, &wanted, streams).await)
+    };
+    carry(&node, wanted, request, run).await
+}
+
+async fn attach(
+    State(node): State<Arc<Node>>,
+    target: Target,
+    Query(query): Query<Vec<(String, String)>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let process = target.process(&node)?;
+    let wanted = SessionRequest::parse(&query);
+    let run = move |wanted: SessionRequest, streams: Streams| async move {
+        session::outcome(session::attach(process, &wanted, streams).await)
+    };
+    carry(&node, wanted, request, run).await
+}
+
+/// Answers with whichever protocol the client upgrades to.
+async fn carry<F, R>(
+    node: &Arc<Node>,
+    wanted: SessionRequest,
+    request: Request,
+    run: F,
+) -> Result<Response, Refusal>
+where
+    F: FnOnce(SessionRequest, Streams) -> R + Send + 'static,
+    R: Future<Output = serde_json::Value> + Send,
+{
+    let upgrade = request
+        .headers()
+        .get(http::header::UPGRADE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    if upgrade.eq_ignore_ascii_case("SPDY/3.1") {
+        let text = "this node speaks WebSockets only; the API server must have the feature ExtendWebSocketsToKubelet (Kubernetes 1.36)";
+        return Err(Refusal(StatusCode::BAD_REQUEST, text.into()));
+    }
+    let (mut parts, _) = request.into_parts();
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+    let upgrade = upgrade.map_err(|error| {
+        Refusal(StatusCode::BAD_REQUEST, format!("upgrade to a WebSocket: {error}"))
+    })?;
+    let shutdown = node.shutdown.clone();
+    let upgrade = upgrade.protocols(websocket::PROTOCOLS);
+    if upgrade.selected_protocol().is_none() {
+        return Err(Refusal(
+            StatusCode::FORBIDDEN,
+            format!("the client must speak one of {}", websocket::PROTOCOLS.join(", ")),
+        ));
+    }
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        Box::pin(websocket::carry(socket, shutdown, |streams| run(wanted, streams))).await;
+    }))
+}
+
+async fn pods(State(node): State<Arc<Node>>) -> Json<serde_json::Value> {
+    let pods = node.pods.lock();
+    let items: Vec<_> = pods.values().map(|(wanted, _)| Arc::clone(&wanted.borrow().pod)).collect();
+    Json(
+        json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items.iter().map(AsRef::as_ref).collect::<Vec<&k8s_openapi::api::core::v1::Pod>>()}),
+    )
+}
