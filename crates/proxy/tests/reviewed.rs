@@ -52,10 +52,8 @@ fn everything_that_was_reviewed_is_accepted() {
         let mut builder = Builder::new(Arc::new(ArcSwap::from_pointee(Snapshot::default())));
         for (name, read) in TYPES {
             let Some(resources) = reviewed[name].as_object() else { continue };
-            let added: Vec<_> = resources
-                .iter()
-                .map(|(name, value)| (name.clone(), read(value).into()))
-                .collect();
+            let added: Vec<_> =
+                resources.iter().map(|(name, value)| (name.clone(), read(value).into())).collect();
             seen += added.len();
             for rejection in builder.apply(kind(name), &added, &[]) {
                 problems.insert(format!("{name} {}", rejection.problem));

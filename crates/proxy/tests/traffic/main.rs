@@ -1,4 +1,9 @@
 //! The proxy in process, on loopback: requests go through real sidecars with real mutual TLS.
 
-mod http;
+mod access_log;
+mod balance;
+mod gateway;
+mod http_path;
+mod identity;
+mod protocols;
 mod support;

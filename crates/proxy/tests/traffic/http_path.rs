@@ -1,12 +1,12 @@
 //! HTTP from a client sidecar to a server sidecar.
 
-use ::http::Response;
 use bytes::Bytes;
+use http::Response;
 
 use crate::support::*;
 
 /// Answers with the headers it got, one per line.
-fn echo(request: ::http::Request<Bytes>) -> Response<Bytes> {
+fn echo(request: http::Request<Bytes>) -> Response<Bytes> {
     let mut lines: Vec<String> = request
         .headers()
         .iter()
