@@ -7,19 +7,25 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use axum::Router;
 use axum::routing::get;
+use k8s_openapi::api::core::v1::ConfigMap;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tombolo_ca::authority::Lifetimes;
+use tombolo_crds::mesh_config::MeshConfig;
+use tombolo_model::id::ObjectName;
 use tombolo_runtime::admin::{self, Admin};
+use tombolo_runtime::backoff::Backoff;
+use tombolo_runtime::errors::chain;
 use tombolo_runtime::ready::Ready;
 use tombolo_runtime::shutdown::{Outcome, Shutdown};
 use tombolo_tls::spiffe::TrustDomain;
 use tombolo_xds::proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use tombolo_xds::server::Ads;
 
+use crate::index::live::MeshSettings;
 use crate::lead::Leading;
-use crate::push::publisher::Publisher;
+use crate::pipeline::{self, Pipeline};
 use crate::serve::ads::{Connections, Parts, Source};
 use crate::serve::authenticate::Authenticator;
 use crate::serve::certificates::{Certificates, Metrics};
@@ -31,44 +37,33 @@ use crate::serve::metrics::State;
 use crate::serve::settings::Settings;
 use crate::serve::trust::Trust;
 use crate::serve::webhooks::{self, Webhooks};
-use crate::watch::clusters::Clusters;
+use crate::watch::mesh;
 
 /// The largest message a workload may send, as in gRPC.
 const LARGEST_MESSAGE: usize = 64 * 1024;
 /// How old a webhook connection may get.
 const WEBHOOK_AGE: Duration = Duration::from_secs(600);
 
-/// What the rest of the control plane follows clusters with.
-#[derive(Debug)]
-pub struct Watching {
-    pub clusters: Clusters,
-    pub publisher: Publisher,
-}
-
-/// Serves, leads and follows until the process is asked to stop.
+/// Serves, leads and follows until the process is asked to stop. `client` talks to the config
+/// cluster.
 ///
 /// # Errors
 /// When a port cannot be bound, there is no authority to sign with, or an essential task ended.
-pub async fn run(
-    settings: Settings,
-    watching: Watching,
-    ready: Ready,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
-    let Watching { clusters, publisher } = watching;
+pub async fn run(settings: Settings, client: kube::Client) -> anyhow::Result<()> {
+    let (shutdown, ready) = (Shutdown::default(), Ready::default());
     let settings = Arc::new(settings);
-    let config_client =
-        clusters.client(clusters.config_cluster()).context("the config cluster has no client")?;
     let metrics = Arc::new(Mutex::new(Registry::default()));
 
     // Build: every socket is bound and every error surfaces before anything is served.
     let sockets = Sockets::bind(&settings).await?;
     let issuing = ready.block("certificate authority");
-    let mesh = publisher.latest().picture.mesh.config.clone();
+    let mesh = mesh_config(&settings, &client).await?;
     let trust_domain = TrustDomain::new(&mesh.trust_domain).context("the mesh's trust domain")?;
     let names = settings.serving_names(&discovery_host(&mesh.default_config, &settings));
-    let trust = Trust::load(settings.clone(), config_client.clone(), &trust_domain, names).await?;
+    let trust = Trust::load(settings.clone(), client.clone(), &trust_domain, names).await?;
     drop(issuing);
+    let pipeline = pipeline::start(settings.pipeline(), client.clone(), &shutdown, &ready).await;
+    let Pipeline { clusters, publisher } = pipeline;
     let authenticator =
         Arc::new(Authenticator::new(settings.clone(), clusters.clone(), publisher.clone()));
     let connections = Connections::default();
@@ -76,6 +71,7 @@ pub async fn run(
         authenticator.clone(),
         trust.clone(),
         lifetimes(&settings)?,
+        ready.clone(),
         Metrics::register(&mut metrics.lock()),
     );
     metrics.lock().register_collector(Box::new(State {
@@ -104,6 +100,7 @@ pub async fn run(
     let hooks = webhooks::router(Webhooks {
         settings: settings.clone(),
         publisher: publisher.clone(),
+        ready: ready.clone(),
         config: injection.clone(),
         nodes: Arc::new(Nodes::new(settings.native_sidecars, clusters.clone())),
     });
@@ -129,7 +126,7 @@ pub async fn run(
         let (settings, draining) = (settings.clone(), shutdown.clone());
         async move {
             tokio::select! {
-                () = injection.follow(settings, config_client, unread) => (),
+                () = injection.follow(settings, client, unread) => (),
                 () = draining.draining() => (),
             }
         }
@@ -141,6 +138,36 @@ pub async fn run(
     let outcome = shutdown.run_until_asked(settings.grace).await?;
     ensure!(outcome == Outcome::Clean, "shutdown was not clean: {outcome:?}");
     Ok(())
+}
+
+/// The mesh's settings as they are now: the authority is named after the trust domain, and the
+/// serving certificate after the discovery address. Asks until the API server answers.
+async fn mesh_config(settings: &Settings, client: &kube::Client) -> anyhow::Result<MeshConfig> {
+    let api = kube::Api::<ConfigMap>::namespaced(client.clone(), &settings.namespace);
+    let name = settings.mesh_config_map();
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        match api.get_opt(&name).await {
+            Ok(map) => {
+                let data = map.and_then(|map| map.data).unwrap_or_default();
+                let object = ObjectName::new(&settings.namespace, &name);
+                let old = MeshSettings::default();
+                let read = mesh::settings(&settings.cluster, &object, &data, &old);
+                for diagnostic in &read.diagnostics {
+                    tracing::warn!(%diagnostic, "mesh configuration");
+                }
+                return Ok(read.config);
+            }
+            Err(kube::Error::Api(status)) if status.code == 401 || status.code == 403 => {
+                anyhow::bail!("read ConfigMap {name} in namespace {}: {status}", settings.namespace)
+            }
+            Err(error) => {
+                let delay = backoff.delay();
+                tracing::warn!(error = %chain(&error), ?delay, "the API server does not answer, trying again");
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
 }
 
 /// The host that proxies call, from the mesh's `defaultConfig.discoveryAddress`.

@@ -1,15 +1,17 @@
 //! One module per command, and what all of them need.
 
 pub mod api_server;
+mod capture;
+pub mod control_plane;
 pub mod controllers;
 pub mod install;
 pub mod kind;
 pub mod lab;
 mod lab_mesh;
 pub mod mesh;
+pub mod metallb;
 pub mod node;
 pub mod proxy;
-pub mod metallb;
 pub mod sample;
 pub mod up;
 

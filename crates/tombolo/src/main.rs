@@ -44,6 +44,8 @@ enum Command {
     /// Give LoadBalancer Services addresses as MetalLB does.
     #[command(name = "metallb", hide = true)]
     MetalLb(commands::metallb::MetalLb),
+    /// Run the control plane of a mesh.
+    ControlPlane(Box<commands::control_plane::ControlPlane>),
     /// Run a sample application.
     Sample(commands::sample::Sample),
 }
@@ -66,6 +68,7 @@ impl Command {
             Self::CreateRemoteSecret(command) => command.run(),
             Self::EastwestGateway(command) => command.run(),
             Self::MetalLb(metallb) => metallb.run(),
+            Self::ControlPlane(command) => command.run(),
             Self::Sample(sample) => sample.run(),
         }
     }

@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tombolo_ca::authority::{Lifetimes, Unsigned};
 use tombolo_runtime::errors::chain;
+use tombolo_runtime::ready::Ready;
 use tombolo_xds::proto::google::protobuf::value::Kind;
 use tombolo_xds::proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateService;
 use tombolo_xds::proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
@@ -52,6 +53,8 @@ pub struct Certificates {
     authenticator: Arc<Authenticator>,
     trust: Arc<Trust>,
     lifetimes: Lifetimes,
+    /// Until the mesh was seen, nobody knows the trust domain for sure.
+    ready: Ready,
     turns: Arc<Semaphore>,
     metrics: Metrics,
 }
@@ -67,10 +70,11 @@ impl Certificates {
         authenticator: Arc<Authenticator>,
         trust: Arc<Trust>,
         lifetimes: Lifetimes,
+        ready: Ready,
         metrics: Metrics,
     ) -> Self {
         let turns = Arc::new(Semaphore::new(AT_A_TIME));
-        Self { authenticator, trust, lifetimes, turns, metrics }
+        Self { authenticator, trust, lifetimes, ready, turns, metrics }
     }
 }
 
@@ -81,6 +85,9 @@ impl IstioCertificateService for Certificates {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         self.metrics.requests.inc();
+        if !self.ready.is_ready() {
+            return Err(Status::unavailable("the control plane has not seen the mesh yet"));
+        }
         let (metadata, extensions, request) = request.into_parts();
         let headers = metadata.into_headers();
         let connection = extensions.get::<Connection>();

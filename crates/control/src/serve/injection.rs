@@ -40,10 +40,7 @@ impl Config {
 
     /// Follows the ConfigMap for ever; `unread` goes when it was read once.
     pub async fn follow(self, settings: Arc<Settings>, client: Client, unread: Blocker) {
-        let name = match settings.revision.as_str() {
-            "default" => "istio-sidecar-injector".to_owned(),
-            revision => format!("istio-sidecar-injector-{revision}"),
-        };
+        let name = settings.revisioned("istio-sidecar-injector");
         let api = Api::<ConfigMap>::namespaced(client, &settings.namespace);
         let fields = format!("metadata.name={name}");
         let events = watcher(api, watcher::Config::default().fields(&fields)).default_backoff();

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use tombolo_model::id::ClusterId;
 
+use crate::pipeline;
+use crate::watch::kubeconfig::Loopback;
+
 /// What the command line says; each field is the flag of the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flags {
@@ -70,6 +73,12 @@ pub struct Settings {
     pub longest_workload_certificate: Duration,
     pub grace: Duration,
     pub connection_age: Duration,
+    /// How long the start waits for a remote cluster; 0 for ever.
+    pub remote_timeout: Duration,
+    /// How quiet it must be before a picture is made, and how long it may be put off.
+    pub debounce: (Duration, Duration),
+    /// Whether the API server of a remote cluster may be on loopback.
+    pub loopback: Loopback,
 }
 
 /// When the proxy is injected as a native sidecar.
@@ -218,8 +227,46 @@ impl Settings {
                 &flags.max_connection_age,
                 Duration::from_secs(1800),
             ),
+            remote_timeout: reader
+                .duration_or("PILOT_REMOTE_CLUSTER_TIMEOUT", Duration::from_secs(30)),
+            debounce: (
+                reader.duration_or("PILOT_DEBOUNCE_AFTER", Duration::from_millis(100)),
+                reader.duration_or("PILOT_DEBOUNCE_MAX", Duration::from_secs(10)),
+            ),
+            // In a pod, loopback is the pod itself and never another cluster.
+            loopback: match reader.text("KUBERNETES_SERVICE_HOST") {
+                Some(_) => Loopback::Refused,
+                None => Loopback::Allowed,
+            },
         };
         if reader.problems.is_empty() { Ok(settings) } else { Err(Invalid(reader.problems)) }
+    }
+
+    /// The ConfigMap with the mesh's settings.
+    pub fn mesh_config_map(&self) -> String {
+        self.revisioned("istio")
+    }
+
+    /// A name with the revision at its end, unless that is the default one.
+    pub fn revisioned(&self, name: &str) -> String {
+        match self.revision.as_str() {
+            "default" => name.to_owned(),
+            revision => format!("{name}-{revision}"),
+        }
+    }
+
+    /// What following clusters needs of this.
+    pub fn pipeline(&self) -> pipeline::Settings {
+        pipeline::Settings {
+            cluster: self.cluster.clone(),
+            domain: self.domain.clone(),
+            system_namespace: self.namespace.clone(),
+            mesh_config_map: self.mesh_config_map(),
+            remote_timeout: self.remote_timeout,
+            debounce_after: self.debounce.0,
+            debounce_most: self.debounce.1,
+            loopback: self.loopback,
+        }
     }
 
     /// The DNS names that the serving certificate has.

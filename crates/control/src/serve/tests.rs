@@ -175,6 +175,7 @@ async fn plane(home: Tokens, remote: Tokens) -> Plane {
         authenticator.clone(),
         trust.clone(),
         Lifetimes::default(),
+        Ready::default(),
         Metrics::default(),
     );
     let router = tonic::service::Routes::new(Ads::new(Arc::new(source), "istiod").into_service())

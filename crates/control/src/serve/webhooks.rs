@@ -18,6 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tombolo_runtime::errors::chain;
+use tombolo_runtime::ready::Ready;
 
 use crate::inject::{Injector, Place, Request};
 use crate::push::publisher::Publisher;
@@ -35,6 +36,7 @@ const API_VERSIONS: [&str; 2] = ["admission.k8s.io/v1", "admission.k8s.io/v1beta
 pub struct Webhooks {
     pub settings: Arc<Settings>,
     pub publisher: Publisher,
+    pub ready: Ready,
     pub config: Config,
     pub nodes: Arc<Nodes>,
 }
@@ -140,6 +142,11 @@ impl Webhooks {
                 "the injection configuration was not read yet; try again".into(),
             );
         };
+        if !self.ready.is_ready() {
+            return Verdict::Denied(
+                "the control plane has not seen the mesh yet; try again".into(),
+            );
+        }
         let own = request.object.pointer("/metadata/namespace").and_then(Value::as_str);
         let namespace = match request.namespace.as_str() {
             "" => own.unwrap_or("default"),
