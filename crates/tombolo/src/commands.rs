@@ -1,7 +1,6 @@
 //! One module per command, and what all of them need.
 
 pub mod api_server;
-mod capture;
 pub mod control_plane;
 pub mod controllers;
 pub mod install;
