@@ -119,7 +119,7 @@ pub struct NodeState {
 pub struct ProcessState {
     /// What it is: `api-server`, `etcd`, `controllers`, `node/NAME`…
     pub name: String,
-    /// Its id on the host, or in the lab when the host's is not known; none between two starts.
+    /// Its id in the lab's process namespace; none between two starts.
     pub pid: Option<i32>,
     /// How many times it was started again.
     pub restarts: u32,

@@ -344,7 +344,7 @@ impl Lab {
     /// Delays, and loses, what a cluster's nodes send, until [`Lab::heal`].
     ///
     /// # Errors
-    /// When the kernel cannot, or there is no such cluster.
+    /// When the machine has no tap devices, or there is no such cluster.
     pub async fn delay(
         &self,
         cluster: &ClusterName,

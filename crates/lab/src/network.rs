@@ -4,6 +4,7 @@
 //! lab. The one thing outside is the host's end of a link into the bridge ([`host`]), and that
 //! goes with its other end.
 
+pub mod delay;
 pub mod faults;
 pub mod host;
 pub mod namespace;

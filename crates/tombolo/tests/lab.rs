@@ -164,6 +164,24 @@ async fn clusters_are_joined_parted_cut_and_healed() {
     assert!(!reaches());
     lab.ok(&["lab", "heal"]);
     assert!(reaches());
+
+    // A connection takes one round trip, half of which is slow now.
+    let connect = || {
+        let format = "%{time_connect}";
+        let url = "https://172.18.0.3:6443/readyz";
+        let output =
+            on_a(&["curl", "--silent", "--insecure", "-o", "/dev/null", "-w", format, url]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).parse::<f64>().unwrap()
+    };
+    lab.ok(&["lab", "delay", "b", "--latency", "300"]);
+    let slow = connect();
+    assert!(slow >= 0.3, "{slow}");
+    lab.ok(&["lab", "heal"]);
+    eventually("a fast connection", || match connect() {
+        fast if fast < 0.3 => Ok(()),
+        slow => Err(slow.to_string()),
+    });
 }
 
 #[test]

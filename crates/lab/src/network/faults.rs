@@ -1,4 +1,4 @@
-//! Faults between clusters: partitions and delays.
+//! Partitions between clusters.
 //!
 //! A partition drops, where it enters a node, every frame from the other cluster's nodes. That
 //! stops everything that crosses the bridge, address resolution and load-balancer addresses
@@ -40,44 +40,7 @@ pub async fn partition(
     children.run(&place, "nft", &["-f", "-"], &partition_script(others)).await.map(|_| ())
 }
 
-/// Delays, and loses, what the node in `namespace` sends to the bridge.
-///
-/// # Errors
-/// When the kernel has no `netem`, which is said.
-pub async fn delay(
-    children: &Children,
-    namespace: &NetNamespace,
-    milliseconds: u32,
-    jitter: u32,
-    loss_percent: u32,
-) -> io::Result<()> {
-    let delay = [format!("{milliseconds}ms"), format!("{jitter}ms"), format!("{loss_percent}%")];
-    let [milliseconds, jitter, loss] = delay.each_ref().map(String::as_str);
-    let arguments = [
-        "qdisc",
-        "replace",
-        "dev",
-        "eth0",
-        "root",
-        "netem",
-        "delay",
-        milliseconds,
-        jitter,
-        "loss",
-        loss,
-    ];
-    let place = Place::Network(namespace.clone());
-    match children.run(&place, "tc", &arguments, "").await {
-        Ok(_) => Ok(()),
-        Err(error) if error.to_string().contains("qdisc kind is unknown") => Err(io::Error::other(
-            "this kernel cannot delay packets: it has no `netem` (CONFIG_NET_SCH_NETEM); load \
-                 the module sch_netem, or use `partition` instead",
-        )),
-        Err(error) => Err(error),
-    }
-}
-
-/// Undoes everything above on the node in `namespace`.
+/// Undoes all partitions of the node in `namespace`.
 ///
 /// # Errors
 /// When `nft` refuses.
@@ -85,12 +48,7 @@ pub async fn heal(children: &Children, namespace: &NetNamespace) -> io::Result<(
     let place = Place::Network(namespace.clone());
     // Adding first makes the removal work whether or not the table was there.
     let script = format!("add table {TABLE}\ndelete table {TABLE}\n");
-    children.run(&place, "nft", &["-f", "-"], &script).await?;
-    let shown = children.run(&place, "tc", &["qdisc", "show", "dev", "eth0"], "").await?;
-    if shown.contains("netem") {
-        children.run(&place, "tc", &["qdisc", "delete", "dev", "eth0", "root"], "").await?;
-    }
-    Ok(())
+    children.run(&place, "nft", &["-f", "-"], &script).await.map(|_| ())
 }
 
 #[cfg(test)]

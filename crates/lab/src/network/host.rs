@@ -79,7 +79,8 @@ fn conflict(json: &str) -> io::Result<Option<(Ipv4Net, String)>> {
 
 fn in_use(route: &Ipv4Net, device: &str) -> String {
     let advice = if device == HOST_LINK {
-        "another lab has it; delete that lab's clusters first".to_owned()
+        "delete the clusters of the other lab that has this link, and make this lab again"
+            .to_owned()
     } else {
         format!(
             "remove that route (`ip route get {LAB_GATEWAY}` shows whose it is) and make the lab again"
@@ -141,6 +142,11 @@ mod tests {
         assert!(text.starts_with("this host already uses 172.18.0.0/16 (on br-1)"), "{text}");
         assert!(text.ends_with("remove that route (`ip route get 172.18.0.1` shows whose it is) and make the lab again"), "{text}");
         let text = in_use(&"172.18.0.0/16".parse().unwrap(), HOST_LINK);
-        assert!(text.ends_with("another lab has it; delete that lab's clusters first"), "{text}");
+        assert!(
+            text.ends_with(
+                "delete the clusters of the other lab that has this link, and make this lab again"
+            ),
+            "{text}"
+        );
     }
 }

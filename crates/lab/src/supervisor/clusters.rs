@@ -19,6 +19,7 @@ use tombolo_runtime::shutdown::Shutdown;
 
 use crate::control::{ClusterState, NodeState};
 use crate::directory::{LabDirectory, private_folder};
+use crate::network::delay::{self, Disturbance};
 use crate::network::namespace::NetNamespace;
 use crate::network::{faults, node};
 use crate::pki;
@@ -293,6 +294,8 @@ impl Clusters {
         for (node, namespace) in cluster.nodes.iter().zip(&cluster.namespaces) {
             // One link that is gone already must not keep the others.
             let detached = node::detach(&self.children, node, namespace).await;
+            let cleared = delay::clear(&self.children, node.address).await;
+            let detached = detached.and(cleared);
             removed = removed.and(detached.map_err(failed(&format!("node `{}`", node.name))));
         }
         let folder = self.directory.cluster(name);
@@ -349,17 +352,18 @@ impl Clusters {
         Ok(())
     }
 
-    /// Delays what the nodes of a cluster send.
+    /// Delays and loses what the nodes of a cluster send, in place of what was asked before.
     pub(crate) async fn delay(
         &self,
         name: &ClusterName,
-        milliseconds: u32,
-        jitter: u32,
-        loss: u32,
+        disturbance: Disturbance,
     ) -> Result<(), ClusterError> {
         let cluster = self.find(name)?;
-        for namespace in &cluster.namespaces {
-            faults::delay(&self.children, namespace, milliseconds, jitter, loss)
+        for node in &cluster.nodes {
+            delay::stop(&self.children, node.address)
+                .await
+                .map_err(failed_on("the delay", name))?;
+            delay::start(&self.children, node.address, disturbance)
                 .await
                 .map_err(failed_on("the delay", name))?;
         }
@@ -370,10 +374,10 @@ impl Clusters {
     pub(crate) async fn heal(&self) -> Result<(), ClusterError> {
         let all: Vec<_> = self.by_name.lock().values().cloned().collect();
         for cluster in all {
-            for namespace in &cluster.namespaces {
-                faults::heal(&self.children, namespace)
-                    .await
-                    .map_err(failed_on("the faults", &cluster.spec.name))?;
+            for (node, namespace) in cluster.nodes.iter().zip(&cluster.namespaces) {
+                let failed = || failed_on("the faults", &cluster.spec.name);
+                faults::heal(&self.children, namespace).await.map_err(failed())?;
+                delay::stop(&self.children, node.address).await.map_err(failed())?;
             }
         }
         Ok(())

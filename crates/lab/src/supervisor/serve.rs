@@ -14,6 +14,7 @@ use tombolo_runtime::errors::chain;
 use tombolo_runtime::shutdown::Shutdown;
 
 use crate::control::{Answer, Request, frames};
+use crate::network::delay::Disturbance;
 use crate::spec::{ClusterName, ClusterSpec};
 use crate::supervisor::clusters::{ClusterError, Clusters};
 
@@ -131,7 +132,10 @@ impl Connection {
             Request::Part(a, b) => done(clusters.set_joined(&a, &b, false).await),
             Request::Partition(a, b) => done(clusters.partition(&a, &b).await),
             Request::Delay { cluster, milliseconds, jitter, loss_percent } => {
-                done(clusters.delay(&cluster, milliseconds, jitter, loss_percent).await)
+                let latency = Duration::from_millis(milliseconds.into());
+                let jitter = Duration::from_millis(jitter.into());
+                let disturbance = Disturbance { latency, jitter, loss_percent };
+                done(clusters.delay(&cluster, disturbance).await)
             }
             Request::Heal => done(clusters.heal().await),
             Request::Kill { cluster, process } => done(clusters.kill(&cluster, &process)),
