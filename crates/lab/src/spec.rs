@@ -325,7 +325,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_together_is_named_with_its_remedy() {
-        let cases: [(fn(&mut ClusterSpec), &str); 7] = [
+        type Change = fn(&mut ClusterSpec);
+        let cases: [(Change, &str); 7] = [
             (|_| (), "fits"),
             (
                 |s| s.service_subnet = "10.244.8.0/24".parse().unwrap(),

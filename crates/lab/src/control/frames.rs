@@ -91,14 +91,14 @@ mod tests {
     #[test]
     fn a_document_and_its_descriptors_arrive_together() {
         let (mut here, mut there) = UnixStream::pair().unwrap();
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
         send(&mut here, &vec!["a".repeat(100_000)], &[writer.as_fd()]).unwrap();
         let (document, descriptors) = std::thread::scope(|scope| {
             scope.spawn(|| receive::<Vec<String>>(&mut there).unwrap()).join().unwrap()
         });
         assert_eq!(document, ["a".repeat(100_000)]);
         drop(writer);
-        let mut passed: std::io::PipeWriter = descriptors.into_iter().next().unwrap().into();
+        let mut passed: io::PipeWriter = descriptors.into_iter().next().unwrap().into();
         passed.write_all(b"hello").unwrap();
         drop(passed);
         let mut text = String::new();

@@ -213,7 +213,7 @@ async fn hung_up(stream: &UnixStream) {
         Ok(watched) => drop(watched.readable().await),
         Err(error) => {
             tracing::warn!(%error, "a client cannot be watched");
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
