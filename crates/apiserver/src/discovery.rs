@@ -125,7 +125,7 @@ fn resource_entry(resource: &ResourceType) -> Value {
         "singularName": resource.singular,
         "namespaced": resource.namespaced,
         "kind": resource.kind,
-        "verbs": sorted_verbs(&resource.verbs),
+        "verbs": sorted_verbs(resource),
     });
     if !resource.short_names.is_empty() {
         entry["shortNames"] = json!(resource.short_names);
@@ -153,9 +153,14 @@ fn subresource_entry(resource: &ResourceType, sub: &Subresource) -> Value {
     entry
 }
 
-/// The order in which Kubernetes lists verbs.
-fn sorted_verbs(verbs: &[String]) -> Vec<String> {
-    let mut verbs = verbs.to_vec();
+/// The verbs in the order in which Kubernetes lists them: by name, but for custom resources.
+fn sorted_verbs(resource: &ResourceType) -> Vec<String> {
+    const CUSTOM: [&str; 8] =
+        ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+    let mut verbs = resource.verbs.clone();
     verbs.sort();
+    if resource.custom.is_some() {
+        verbs.sort_by_key(|verb| CUSTOM.iter().position(|known| known == verb));
+    }
     verbs
 }

@@ -90,7 +90,8 @@ fn kubelet_address(api: &Api, node: &str) -> Result<(String, u16), Status> {
     let stored = api
         .store
         .get(&Key::new("/nodes", "", node))
-        .ok_or_else(|| Status::not_found("", "nodes", node))?;
+        // In the words of Kubernetes, which speaks of the subresource's own kind.
+        .ok_or_else(|| Status::not_found("", "pods", node))?;
     let addresses = stored.value.pointer("/status/addresses").and_then(Value::as_array);
     let address = addresses
         .into_iter()

@@ -13,6 +13,7 @@ pub mod names;
 mod pods;
 mod rbac;
 mod services;
+mod webhooks;
 mod workloads;
 
 /// Errors of one object, gathered by field.
@@ -119,6 +120,10 @@ fn spec(resource: &ResourceType, value: &Value, errors: &mut Errors) {
             workloads::selecting(value, errors);
         }
         ("batch", "jobs") => workloads::job(value, errors),
+        (
+            "admissionregistration.k8s.io",
+            "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
+        ) => webhooks::configuration(value, errors),
         ("rbac.authorization.k8s.io", "roles" | "clusterroles") => {
             rbac::role(value, resource.namespaced, errors);
         }
@@ -135,6 +140,10 @@ fn change(resource: &ResourceType, new: &Value, old: &Value, errors: &mut Errors
         ("", "configmaps") => config::change(new, old, &["data", "binaryData"], errors),
         ("", "secrets") => config::change(new, old, &["type", "data"], errors),
         ("", "pods") => pods::change(new, old, errors),
+        ("", "services") => services::change(new, old, errors),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => {
+            workloads::change(new, old, &["group", "scope"], errors);
+        }
         ("apps", "deployments" | "replicasets" | "daemonsets") => {
             workloads::change(new, old, &["selector"], errors);
         }

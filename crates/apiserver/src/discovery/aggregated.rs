@@ -96,7 +96,7 @@ fn resource_item(resource: &ResourceType) -> Value {
     let scope = if resource.namespaced { "Namespaced" } else { "Cluster" };
     item.insert("scope".into(), scope.into());
     item.insert("singularResource".into(), resource.singular.clone().into());
-    item.insert("verbs".into(), json!(sorted_verbs(&resource.verbs)));
+    item.insert("verbs".into(), json!(sorted_verbs(resource)));
     if !resource.short_names.is_empty() {
         item.insert("shortNames".into(), json!(resource.short_names));
     }

@@ -31,7 +31,6 @@ const ANSWER: [HeaderName; 4] = [
 /// 404 without the pod, 400 for an unknown container, a finished pod or a request that is no
 /// WebSocket handshake, and whatever the kubelet answers.
 pub async fn serve(api: &Arc<Api>, mut call: Call) -> Result<Response, Status> {
-    let protocols = handshake(&call.parts.headers)?;
     authorize(api, &call)?;
     let pod = find_pod(api, &call.info)?;
     let container = container(&pod.value, call.query.get("container"))?;
@@ -48,6 +47,7 @@ pub async fn serve(api: &Arc<Api>, mut call: Call) -> Result<Response, Status> {
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
     let (host, port) = kubelet_address(api, node)?;
+    let protocols = handshake(&call.parts.headers)?;
     let path = format!(
         "/{}/{}/{}/{container}?{}",
         call.info.subresource,

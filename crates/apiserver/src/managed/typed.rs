@@ -3,7 +3,7 @@
 //! All functions walk a value along its schema. Maps and structs are granular unless they are
 //! atomic; lists are atomic unless they are sets or maps by key.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -211,11 +211,12 @@ pub fn merge(schema: &Schema, live: &Value, config: &Value) -> Value {
     }
 }
 
-/// Items of both lists: shared ones in the configuration's order, others where they were.
-fn merge_items(
+/// Items of both lists: shared ones in the configuration's order, live ones where they stood, new
+/// ones after the live ones that they follow.
+fn merge_items<'a>(
     schema: &Schema,
-    live: &[(String, &Value)],
-    config: &[(String, &Value)],
+    live: &'a [(String, &'a Value)],
+    config: &'a [(String, &'a Value)],
 ) -> Vec<Value> {
     let known: HashMap<&str, &Value> = live.iter().map(|(k, v)| (k.as_str(), *v)).collect();
     let wanted: HashMap<&str, &Value> = config.iter().map(|(k, v)| (k.as_str(), *v)).collect();
@@ -227,21 +228,39 @@ fn merge_items(
         (None, None, _) => Value::Null,
     };
     let mut merged = Vec::with_capacity(live.len() + config.len());
-    let mut left = live.iter().map(|(key, _)| key.as_str()).peekable();
-    for (key, _) in config {
-        if known.contains_key(key.as_str()) {
-            // What stood before this item stays before it.
-            while let Some(only) = left.next_if(|have| *have != key) {
-                if !wanted.contains_key(only) {
-                    merged.push(joined(only));
+    let mut done: HashSet<&str> = HashSet::new();
+    let key = |item: &'a (String, &'a Value)| item.0.as_str();
+    let mut left = live.iter().map(key).peekable();
+    let mut right = config.iter().map(key).peekable();
+    let mut shared = config.iter().map(key).filter(|key| known.contains_key(key)).peekable();
+    loop {
+        match (left.peek().copied(), right.peek().copied()) {
+            (None, None) => return merged,
+            (Some(have), _) if !wanted.contains_key(have) => {
+                merged.push(joined(have));
+                left.next();
+            }
+            (Some(have), want)
+                if want != Some(have)
+                    && (done.contains(have) || shared.peek().is_some_and(|next| *next != have)) =>
+            {
+                // Merged already, or its turn comes later in the configuration's order.
+                left.next();
+            }
+            (have, Some(want)) => {
+                merged.push(joined(want));
+                done.insert(want);
+                right.next();
+                shared.next_if_eq(&want);
+                if have == Some(want) {
+                    left.next();
                 }
             }
-            left.next();
+            (Some(_), None) => {
+                left.next();
+            }
         }
-        merged.push(joined(key));
     }
-    merged.extend(left.filter(|key| !wanted.contains_key(key)).map(joined));
-    merged
 }
 
 /// Removes what `last` holds and `keep` does not, from a merged value.
@@ -305,7 +324,7 @@ fn check_at(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<String>
             }
         }
         Shape::Items(items) => {
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = HashSet::new();
             for (key, item) in items {
                 let shown = key.split_once(':').map_or(key.as_str(), |(_, rest)| rest).to_owned();
                 if !seen.insert(key) {

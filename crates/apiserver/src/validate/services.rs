@@ -47,6 +47,17 @@ pub fn service(value: &Value, errors: &mut Errors) {
     }
 }
 
+/// What may not change: the address of a Service that keeps having one.
+pub fn change(new: &Value, old: &Value, errors: &mut Errors) {
+    let (new, old) = (&new["spec"], &old["spec"]);
+    let has_address = |spec: &Value| spec["type"] != "ExternalName";
+    let (own, before) = (&new["clusterIPs"][0], &old["clusterIPs"][0]);
+    if has_address(new) && has_address(old) && before.is_string() && own != before {
+        let why = "may not change once set";
+        errors.invalid("spec.clusterIPs[0]", &new["clusterIPs"], why);
+    }
+}
+
 fn port(port: &Value, field: &str, named: bool, errors: &mut Errors) {
     let name = port["name"].as_str().unwrap_or_default();
     if name.is_empty() {

@@ -12,7 +12,7 @@ use http::{Method, Request};
 use kube::client::Body;
 use serde_json::Value;
 
-use crate::harness::{Cluster, needs};
+use crate::harness::{Cluster, eventually, needs};
 
 mod normal;
 mod real;
@@ -87,6 +87,27 @@ fn judge(mut different: BTreeMap<String, Vec<String>>, steps: usize) {
     assert!(gone.ends_with("[]"), "{gone}");
 }
 
+/// Sends a request; a path with `until=CODE` is sent again until that code comes, because some
+/// things take effect a moment later.
+async fn send(
+    client: &kube::Client,
+    step: &Step,
+    request: &Request<Vec<u8>>,
+) -> http::Response<Body> {
+    let until = step.path.split_once("until=").map(|(_, code)| code.parse::<u16>().unwrap());
+    let (mut answer, mut tries) = (None, 0);
+    eventually(&step.name, async || {
+        tries += 1;
+        let request = request.clone().map(Body::from);
+        let response = client.send(request).await.unwrap();
+        let settled = until.is_none_or(|code| response.status() == code) || tries == 50;
+        answer = Some(response);
+        settled
+    })
+    .await;
+    answer.unwrap()
+}
+
 /// Sends one request; remembers what later steps refer to.
 async fn play(client: &kube::Client, step: &Step, saved: &mut BTreeMap<String, String>) -> Answer {
     let fill = |text: &str| {
@@ -99,8 +120,8 @@ async fn play(client: &kube::Client, step: &Step, saved: &mut BTreeMap<String, S
     for (name, value) in &step.headers {
         request = request.header(name, fill(value));
     }
-    let request = request.body(Body::from(fill(&step.body).into_bytes())).unwrap();
-    let response = client.send(request).await.unwrap();
+    let request = request.body(fill(&step.body).into_bytes()).unwrap();
+    let response = send(client, step, &request).await;
     let code = response.status().as_u16();
     let bytes = response.into_body().collect_bytes().await.unwrap();
     let text = String::from_utf8_lossy(&bytes);

@@ -82,8 +82,9 @@ async fn manifests_are_applied_by_client_and_by_server() {
     let (code, diff, _) = cluster.try_kubectl("admin", "diff -f -", DEPLOYMENT).await;
     assert_eq!((code, diff.as_str()), (0, ""));
 
-    let changed =
-        DEPLOYMENT.replace("replicas: 2", "replicas: 3").replace("targetPort: http", "targetPort: 8080");
+    let changed = DEPLOYMENT
+        .replace("replicas: 2", "replicas: 3")
+        .replace("targetPort: http", "targetPort: 8080");
     let (code, diff, _) = cluster.try_kubectl("admin", "diff -f -", &changed).await;
     assert_eq!(code, 1);
     assert!(diff.contains("+  replicas: 3"), "{diff}");

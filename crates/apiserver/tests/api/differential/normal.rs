@@ -12,6 +12,9 @@ static TIME: LazyLock<Regex> =
 static JWT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"eyJ[\w-]+\.[\w-]+\.[\w-]+").unwrap());
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"10\.11\.\d+\.\d+").unwrap());
 static DIGEST: LazyLock<Regex> = LazyLock::new(|| Regex::new("X509SHA256=[0-9a-f]+").unwrap());
+static AGE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\d+s$").unwrap());
+static VOLUME: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new("kube-api-access-[a-z0-9]+").unwrap());
 static SERVER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"127\.0\.0\.1:\d+").unwrap());
 
 /// The answer without what differs from run to run.
@@ -25,13 +28,20 @@ pub fn normal(value: Value) -> Value {
                     ("resourceVersion", Value::String(text)) if !text.is_empty() => "<rv>".into(),
                     ("continue", Value::String(text)) if !text.is_empty() => "<continue>".into(),
                     ("nodePort", Value::Number(_)) => "<port>".into(),
+                    // Their order depends on the clock's second, or on nothing at all.
+                    ("managedFields" | "nonResourceRules", Value::Array(list)) => {
+                        let mut list: Vec<Value> = list.into_iter().map(normal).collect();
+                        list.sort_by_key(Value::to_string);
+                        list.into()
+                    }
+                    ("cells", Value::Array(cells)) => cells.into_iter().map(cell).collect(),
                     // What columns mean is told in other words.
                     ("columnDefinitions", Value::Array(columns)) => {
                         columns.into_iter().map(column).collect()
                     }
                     (_, value) => normal(value),
                 };
-                (key, value)
+                (UUID.replace_all(&key, "<uid>").into_owned(), value)
             })
             .collect(),
         Value::Array(list) => list.into_iter().map(normal).collect(),
@@ -41,9 +51,18 @@ pub fn normal(value: Value) -> Value {
             let text = JWT.replace_all(&text, "<token>");
             let text = ADDRESS.replace_all(&text, "<address>");
             let text = DIGEST.replace_all(&text, "<digest>");
+            let text = VOLUME.replace_all(&text, "kube-api-access-<random>");
             SERVER.replace_all(&text, "<server>").into_owned().into()
         }
         other => other,
+    }
+}
+
+/// A cell; ages are a second more or less.
+fn cell(cell: Value) -> Value {
+    match cell {
+        Value::String(text) if AGE.is_match(&text) => "<age>".into(),
+        other => normal(other),
     }
 }
 
