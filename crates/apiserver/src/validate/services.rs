@@ -51,10 +51,10 @@ pub fn service(value: &Value, errors: &mut Errors) {
 pub fn change(new: &Value, old: &Value, errors: &mut Errors) {
     let (new, old) = (&new["spec"], &old["spec"]);
     let has_address = |spec: &Value| spec["type"] != "ExternalName";
-    let (own, before) = (&new["clusterIPs"][0], &old["clusterIPs"][0]);
+    let (own, before) = (&new["clusterIP"], &old["clusterIP"]);
     if has_address(new) && has_address(old) && before.is_string() && own != before {
         let why = "may not change once set";
-        errors.invalid("spec.clusterIPs[0]", &new["clusterIPs"], why);
+        errors.invalid("spec.clusterIPs[0]", &json!([own]), why);
     }
 }
 

@@ -13,8 +13,7 @@ static JWT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"eyJ[\w-]+\.[\w-]+\.[
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"10\.11\.\d+\.\d+").unwrap());
 static DIGEST: LazyLock<Regex> = LazyLock::new(|| Regex::new("X509SHA256=[0-9a-f]+").unwrap());
 static AGE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\d+s$").unwrap());
-static VOLUME: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new("kube-api-access-[a-z0-9]+").unwrap());
+static VOLUME: LazyLock<Regex> = LazyLock::new(|| Regex::new("kube-api-access-[a-z0-9]+").unwrap());
 static SERVER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"127\.0\.0\.1:\d+").unwrap());
 
 /// The answer without what differs from run to run.
@@ -29,7 +28,7 @@ pub fn normal(value: Value) -> Value {
                     ("continue", Value::String(text)) if !text.is_empty() => "<continue>".into(),
                     ("nodePort", Value::Number(_)) => "<port>".into(),
                     // Their order depends on the clock's second, or on nothing at all.
-                    ("managedFields" | "nonResourceRules", Value::Array(list)) => {
+                    ("managedFields" | "nonResourceRules" | "resourceRules", Value::Array(list)) => {
                         let mut list: Vec<Value> = list.into_iter().map(normal).collect();
                         list.sort_by_key(Value::to_string);
                         list.into()
