@@ -89,7 +89,7 @@ impl Committed {
     /// Adds an object read from disk.
     pub(super) fn load(&mut self, object: Stored) {
         let key = (object.key.namespace.clone(), object.key.name.clone());
-        let collection = self.collection(&object.key.storage.clone());
+        let collection = self.collection(&object.key.storage);
         collection.objects.insert(key, Arc::new(object));
     }
 

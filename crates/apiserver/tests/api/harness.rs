@@ -244,7 +244,6 @@ fn words(line: &str) -> Vec<String> {
 /// Where a program of a Kubernetes release is, if it is on this machine.
 pub fn program(name: &str) -> Option<PathBuf> {
     let folders = [
-        #[expect(clippy::disallowed_methods, reason = "tests have no settings of their own")]
         std::env::var("KUBEBUILDER_ASSETS").ok().map(PathBuf::from),
         Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/kubernetes/bin")),
     ];
@@ -261,7 +260,6 @@ pub fn needs(names: &[&str]) -> bool {
     if missing.is_empty() {
         return true;
     }
-    #[expect(clippy::disallowed_methods, reason = "tests have no settings of their own")]
     let must = std::env::var("CI").is_ok_and(|value| value == "true");
     assert!(!must, "{missing:?} missing: set KUBEBUILDER_ASSETS or run tools/kubernetes/build");
     #[expect(clippy::print_stderr, reason = "a person should know what was left out")]

@@ -56,12 +56,10 @@ impl Kubelet {
             .route("/exec/{ns}/{pod}/{container}", get(exec));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        #[expect(clippy::disallowed_methods, reason = "aborted when the stand-in is dropped")]
         let server = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (acceptor, router) = (acceptor.clone(), router.clone());
-                #[expect(clippy::disallowed_methods, reason = "ends with its connection")]
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let builder = auto::Builder::new(TokioExecutor::new());

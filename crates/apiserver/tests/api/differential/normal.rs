@@ -28,7 +28,10 @@ pub fn normal(value: Value) -> Value {
                     ("continue", Value::String(text)) if !text.is_empty() => "<continue>".into(),
                     ("nodePort", Value::Number(_)) => "<port>".into(),
                     // Their order depends on the clock's second, or on nothing at all.
-                    ("managedFields" | "nonResourceRules" | "resourceRules", Value::Array(list)) => {
+                    (
+                        "managedFields" | "nonResourceRules" | "resourceRules",
+                        Value::Array(list),
+                    ) => {
                         let mut list: Vec<Value> = list.into_iter().map(normal).collect();
                         list.sort_by_key(Value::to_string);
                         list.into()
