@@ -228,6 +228,13 @@ impl Policy {
         })
     }
 
+    /// Whether the ClusterRole of this name allows what `info` says.
+    pub fn role_allows(&self, role: &str, info: &RequestInfo) -> bool {
+        self.cluster_roles
+            .get(role)
+            .is_some_and(|role| self.effective(role).iter().any(|rule| rule.allows(info)))
+    }
+
     fn bindings_for(&self, namespace: &str) -> impl Iterator<Item = &Binding> {
         let own = self.bindings.get(namespace).filter(|_| !namespace.is_empty());
         self.cluster_bindings.iter().chain(own.into_iter().flatten())

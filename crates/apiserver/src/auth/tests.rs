@@ -142,6 +142,29 @@ async fn a_secrets_token_is_good_while_the_secret_holds_it() {
 }
 
 #[tokio::test]
+async fn node_agents_hold_their_role_without_a_binding() {
+    let cluster = cluster(&crate::rbac::bootstrap::objects()).await;
+    let authorizer = Authorizer::new(cluster.store.clone());
+    let update = crate::request::RequestInfo {
+        is_resource: true,
+        verb: "patch".to_owned(),
+        resource: "pods".to_owned(),
+        subresource: "status".to_owned(),
+        namespace: "shop".to_owned(),
+        name: "web".to_owned(),
+        ..Default::default()
+    };
+    let user = |name: &str, group: &str| User {
+        name: name.to_owned(),
+        groups: vec![group.to_owned()],
+        ..User::default()
+    };
+    assert!(authorizer.authorize(&user("system:node:n1", "system:nodes"), &update).is_ok());
+    assert!(authorizer.authorize(&user("jane", "system:nodes"), &update).is_err());
+    assert!(authorizer.authorize(&user("system:node:n1", "dev"), &update).is_err());
+}
+
+#[tokio::test]
 async fn impersonation_is_authorized_for_user_and_groups() {
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
         "metadata": {"name": "actor"},
