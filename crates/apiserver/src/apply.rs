@@ -68,22 +68,17 @@ fn configuration(operation: &Operation, name: &str, bytes: &Bytes) -> Result<Val
     if !config.is_object() {
         return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
     }
-    let version = config["apiVersion"].as_str().unwrap_or_default().to_owned();
-    if version != resource.api_version() {
-        return Err(Status::bad_request(format!(
-            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {}",
-            resource.api_version()
-        )));
+    let text = |field: &str| config[field].as_str().unwrap_or_default().to_owned();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if version != resource.api_version() || kind != resource.kind {
+        let version = if version.contains('/') { version } else { format!("/{version}") };
+        return Err(Status::bad_request(format!("invalid object type: {version}, Kind={kind}")));
     }
-    operation.check_kind(&mut config)?;
     if !config["metadata"]["managedFields"].is_null() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     if object::name(&config).is_empty() {
         object::set_meta(&mut config, "name", name);
-    }
-    if resource.namespaced && object::namespace(&config).is_empty() {
-        object::set_meta(&mut config, "namespace", operation.call.info.namespace.clone());
     }
     drop_nulls(&mut config);
     Ok(config)

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::object;
-use crate::schema::Schema;
+use crate::schema::{Schema, decode};
 use crate::status::{Cause, Status};
 use crate::verbs::Operation;
 
@@ -81,7 +81,6 @@ fn read(value: &Value) -> Vec<Owner> {
 }
 
 fn write(object: &mut Value, mut owners: Vec<Owner>) {
-    owners.retain(|owner| !owner.set.is_empty() || owner.operation == APPLY);
     owners.sort_by(|a, b| {
         let order = |owner: &Owner| {
             (
@@ -161,7 +160,11 @@ pub fn by_update(operation: &Operation, old: Option<&Value>, new: &mut Value) {
         object::set_meta(new, "managedFields", Value::Null);
         return;
     }
-    let empty = json!({});
+    // What a new object of a built-in kind starts from already has its structs.
+    let empty = match operation.resource.custom {
+        Some(_) => json!({}),
+        None => decode::empty(&schema),
+    };
     let writer = Owner {
         manager: operation.options.manager.clone(),
         operation: UPDATE.to_owned(),
@@ -171,6 +174,7 @@ pub fn by_update(operation: &Operation, old: Option<&Value>, new: &mut Value) {
         set: Set::default(),
     };
     record(operation, &schema, old.unwrap_or(&empty), new, &mut owners, writer);
+    owners.retain(|owner| !owner.set.is_empty());
     cap(&mut owners);
     write(new, owners);
 }
@@ -230,7 +234,6 @@ fn position(owners: &mut Vec<Owner>, writer: Owner) -> usize {
 
 /// Merges the oldest updaters into one when there are too many.
 fn cap(owners: &mut Vec<Owner>) {
-    owners.retain(|owner| !owner.set.is_empty() || owner.operation == APPLY);
     let mut updaters: Vec<Owner> = Vec::new();
     owners.retain(|owner| {
         let is_updater = owner.operation == UPDATE;
@@ -259,12 +262,14 @@ pub fn by_apply(operation: &Operation, live: &Value, config: &Value) -> Result<V
     let schema = operation.resource.schema.clone().ok_or_else(Status::method_not_allowed)?;
     let errors = typed::check(&schema, config);
     if !errors.is_empty() {
+        let resource = &operation.resource;
         let what = format!(
-            "{}/{}; {}, Kind={}",
-            operation.call.info.namespace,
-            operation.call.info.name,
-            operation.resource.api_version(),
-            operation.resource.kind
+            "{}/{}; {}/{}, Kind={}",
+            object::namespace(config),
+            object::name(config),
+            resource.group,
+            resource.version,
+            resource.kind
         );
         let list = if errors.len() == 1 {
             errors[0].clone()
@@ -308,6 +313,11 @@ pub fn by_apply(operation: &Operation, live: &Value, config: &Value) -> Result<V
     if owners[at].set != last || owners[at].time.is_null() {
         owners[at].time = object::now().into();
     }
+    let mut place = 0;
+    owners.retain(|owner| {
+        place += 1;
+        place - 1 == at || !owner.set.is_empty()
+    });
     write(&mut new, owners);
     Ok(new)
 }

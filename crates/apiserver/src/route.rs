@@ -26,7 +26,16 @@ pub async fn route(api: &Arc<Api>, mut call: Call, incoming: Incoming) -> Result
     if kubelet::serves(&call.info) {
         return Box::pin(kubelet::serve(api, call)).await;
     }
+    if !api.catalog.load().has_group_version(&call.info.group, &call.info.version) {
+        return Ok(respond::text(404, "404 page not found\n"));
+    }
     let resource = resource(api, &call)?;
+    if call.parts.method == http::Method::POST
+        && !call.info.name.is_empty()
+        && call.info.subresource.is_empty()
+    {
+        return Err(Status::method_not_allowed());
+    }
     if reviews::serves(&call.info) {
         return review(api, &call, incoming).await;
     }

@@ -37,6 +37,11 @@ impl Labels {
         let wrong =
             |why: String| Status::bad_request(format!("unable to parse requirement: {why}"));
         let mut requirements = Vec::new();
+        if let Some(operator) = text.trim_start().chars().next().filter(|c| "=,()".contains(*c)) {
+            return Err(Status::bad_request(format!(
+                "found '{operator}', expected: !, identifier, or 'end of string'"
+            )));
+        }
         for part in split_top(text) {
             let part = part.trim();
             if part.is_empty() {
@@ -159,7 +164,8 @@ fn requirement(text: &str) -> Result<Requirement, String> {
         (Some(list), _) => (true, list),
         (None, Some(list)) => (false, list),
         _ => {
-            return Err(format!("found '{rest}', expected: in, notin, =, ==, !=, gt, lt"));
+            let word = rest.split_whitespace().next().unwrap_or_default();
+            return Err(format!("found '{word}', expected: in, notin, =, ==, !=, gt, lt"));
         }
     };
     let list = list

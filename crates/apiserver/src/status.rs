@@ -16,6 +16,8 @@ struct Inner {
     reason: Cow<'static, str>,
     message: String,
     details: Map<String, Value>,
+    /// Shows `details` even when they are empty, as refusals without an object do.
+    has_details: bool,
 }
 
 /// One entry of `details.causes`.
@@ -30,7 +32,13 @@ impl Status {
     /// A refusal without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self(Box::new(Inner { code, reason: reason.into(), message, details: Map::new() }))
+        Self(Box::new(Inner {
+            code,
+            reason: reason.into(),
+            message,
+            details: Map::new(),
+            has_details: false,
+        }))
     }
 
     /// 400 for requests that cannot be understood.
@@ -52,9 +60,7 @@ impl Status {
     /// 404 for a path nothing is served at.
     pub fn no_such_path() -> Self {
         let message = "the server could not find the requested resource";
-        let mut status = Self::new(404, "NotFound", message);
-        status.0.details = Map::new();
-        status
+        Self::new(404, "NotFound", message).with_empty_details()
     }
 
     /// 403 with Kubernetes' prefix `pods "x" is forbidden: `.
@@ -110,7 +116,19 @@ impl Status {
     /// 405 for a verb the resource does not have.
     pub fn method_not_allowed() -> Self {
         let message = "the server does not allow this method on the requested resource";
-        Self::new(405, "MethodNotAllowed", message)
+        Self::new(405, "MethodNotAllowed", message).with_empty_details()
+    }
+
+    /// 422 for a patch that cannot be applied.
+    pub fn unprocessable() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self::new(422, "Invalid", message).with_empty_details()
+    }
+
+    /// 415 for a patch of an unknown kind.
+    pub fn unsupported_patch() -> Self {
+        let message = "415: Unsupported Media Type";
+        Self::new(415, "UnsupportedMediaType", message).with_empty_details()
     }
 
     /// 406 for an `Accept` header nothing matches.
@@ -164,6 +182,11 @@ impl Status {
                 self.0.details.insert(key.into(), value.into());
             }
         }
+        self
+    }
+
+    fn with_empty_details(mut self) -> Self {
+        self.0.has_details = true;
         self
     }
 
@@ -247,7 +270,7 @@ impl Status {
         if !self.0.reason.is_empty() {
             object["reason"] = self.reason().into();
         }
-        if !self.0.details.is_empty() || matches!(self.0.code, 403..=406 | 422) {
+        if !self.0.details.is_empty() || self.0.has_details {
             object["details"] = Value::Object(self.0.details.clone());
         }
         object

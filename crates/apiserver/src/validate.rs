@@ -7,13 +7,11 @@ use crate::resources::ResourceType;
 use crate::status::Cause;
 use crate::verbs::Operation;
 
-mod config;
 pub mod metadata;
 pub mod names;
 mod pods;
-mod rbac;
+mod policy;
 mod services;
-mod webhooks;
 mod workloads;
 
 /// Errors of one object, gathered by field.
@@ -57,9 +55,9 @@ impl Errors {
         self.0.push(Cause { reason: "FieldValueNotFound", message, field: field.into() });
     }
 
-    pub fn too_long(&mut self, field: impl Into<String>, most: usize) {
-        let message = format!("Too long: may not be more than {most} bytes");
-        self.0.push(Cause { reason: "FieldValueTooLong", message, field: field.into() });
+    /// An error in words of its own.
+    pub fn plain(&mut self, reason: &'static str, field: &str, message: String) {
+        self.0.push(Cause { reason, message, field: field.to_owned() });
     }
 
     pub fn into_causes(self) -> Vec<Cause> {
@@ -99,58 +97,63 @@ pub fn update(operation: &Operation, new: &Value, old: &Value) -> Vec<Cause> {
     let mut errors = Errors::default();
     metadata::check(&operation.resource, new, &mut errors);
     metadata::check_change(new, old, &mut errors);
+    metadata::check_change(new, old, &mut errors);
+    let resource = &operation.resource;
     if operation.subresource().is_empty() {
-        spec(&operation.resource, new, &mut errors);
-        change(&operation.resource, new, old, &mut errors);
+        // What can hardly change is not checked as if it were new.
+        if resource.storage != "/pods" {
+            spec(resource, new, &mut errors);
+        }
+        change(resource, new, old, &mut errors);
     }
     custom(&operation.resource, new, Some(old), &mut errors);
     errors.into_causes()
 }
 
 fn spec(resource: &ResourceType, value: &Value, errors: &mut Errors) {
-    if resource.storage == crd::definition::STORAGE {
-        crd::definition::validate(value, errors);
-    }
-    match (resource.group.as_str(), resource.plural.as_str()) {
-        ("", "configmaps") => config::config_map(value, errors),
-        ("", "secrets") => config::secret(value, errors),
-        ("", "pods") => pods::pod(value, errors),
-        ("", "services") => services::service(value, errors),
-        ("apps", "deployments" | "replicasets" | "daemonsets" | "statefulsets") => {
-            workloads::selecting(value, errors);
+    match resource.storage.as_str() {
+        crd::definition::STORAGE => crd::definition::validate(value, errors),
+        "/pods" => pods::spec(&value["spec"], "spec", errors),
+        "/services" => services::service(value, errors),
+        "/configmaps" => policy::config_map(value, errors),
+        "/secrets" => policy::secret(value, errors),
+        "apps/deployments" => {
+            workloads::workload(value, "deployment", errors);
+            workloads::deployment(value, errors);
         }
-        ("batch", "jobs") => workloads::job(value, errors),
-        (
-            "admissionregistration.k8s.io",
-            "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
-        ) => webhooks::configuration(value, errors),
-        ("rbac.authorization.k8s.io", "roles" | "clusterroles") => {
-            rbac::role(value, resource.namespaced, errors);
+        "apps/replicasets" => workloads::workload(value, "deployment", errors),
+        "apps/daemonsets" => workloads::workload(value, "daemonset", errors),
+        "apps/statefulsets" => workloads::workload(value, "statefulset", errors),
+        "batch/jobs" => workloads::job(&value["spec"], "spec", errors),
+        "batch/cronjobs" => workloads::cron_job(value, errors),
+        "policy/poddisruptionbudgets" => services::budget(value, errors),
+        "discovery.k8s.io/endpointslices" => services::slice(value, errors),
+        "rbac.authorization.k8s.io/roles" => policy::role(value, true, errors),
+        "rbac.authorization.k8s.io/clusterroles" => policy::role(value, false, errors),
+        "rbac.authorization.k8s.io/rolebindings" => policy::binding(value, true, errors),
+        "rbac.authorization.k8s.io/clusterrolebindings" => policy::binding(value, false, errors),
+        "admissionregistration.k8s.io/mutatingwebhookconfigurations"
+        | "admissionregistration.k8s.io/validatingwebhookconfigurations" => {
+            policy::webhooks(value, errors);
         }
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
-            rbac::binding(value, resource.namespaced, errors);
-        }
-        _ => {}
+        _ => (),
     }
 }
 
-/// What a kind does not let change.
 fn change(resource: &ResourceType, new: &Value, old: &Value, errors: &mut Errors) {
-    match (resource.group.as_str(), resource.plural.as_str()) {
-        ("", "configmaps") => config::change(new, old, &["data", "binaryData"], errors),
-        ("", "secrets") => config::change(new, old, &["type", "data"], errors),
-        ("", "pods") => pods::change(new, old, errors),
-        ("", "services") => services::change(new, old, errors),
-        ("apiextensions.k8s.io", "customresourcedefinitions") => {
-            workloads::change(new, old, &["group", "scope"], errors);
+    match resource.storage.as_str() {
+        "/pods" => pods::change(new, old, errors),
+        "/services" => services::service_change(new, old, errors),
+        "/configmaps" | "/secrets" => policy::data_change(new, old, errors),
+        "apps/deployments" | "apps/replicasets" | "apps/daemonsets" | "apps/statefulsets" => {
+            workloads::change(&resource.kind, new, old, errors);
         }
-        ("apps", "deployments" | "replicasets" | "daemonsets") => {
-            workloads::change(new, old, &["selector"], errors);
+        "batch/jobs" => workloads::job_change(new, old, errors),
+        "discovery.k8s.io/endpointslices" => services::slice_change(new, old, errors),
+        "rbac.authorization.k8s.io/rolebindings"
+        | "rbac.authorization.k8s.io/clusterrolebindings" => {
+            policy::binding_change(new, old, errors);
         }
-        ("batch", "jobs") => workloads::change(new, old, &["selector", "template"], errors),
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
-            rbac::binding_change(new, old, errors);
-        }
-        _ => {}
+        _ => (),
     }
 }

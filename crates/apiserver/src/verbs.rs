@@ -128,19 +128,21 @@ pub fn check_kind(object: &mut Value, version: &str, kind: &str) -> Result<(), S
              type struct",
         ));
     };
+    let (group, short) = version.rsplit_once('/').unwrap_or(("core", version));
+    let group = group.split('.').next().unwrap_or(group);
     for (field, wanted, what) in [("kind", kind, "kind"), ("apiVersion", version, "API version")] {
         match map.get(field).and_then(Value::as_str) {
             None | Some("") => drop(map.insert(field.to_owned(), wanted.into())),
             Some(have) if have == wanted => (),
             Some(have) if what == "kind" => {
                 return Err(Status::bad_request(format!(
-                    "{kind} in version \"{}\" cannot be handled as a {kind}: no kind \"{have}\" is registered for the internal version",
-                    version.rsplit('/').next().unwrap_or(version)
+                    "{have} in version \"{short}\" cannot be handled as a {kind}: converting ({short}.{have}) to ({group}.{kind}): unknown conversion"
                 )));
             }
             Some(have) => {
                 return Err(Status::bad_request(format!(
-                    "the API version in the data ({have}) does not match the expected API version ({wanted})"
+                    "{kind} in version \"{}\" cannot be handled as a {kind}: no kind \"{kind}\" is registered for version \"{have}\" in scheme \"pkg/runtime/scheme.go:111\"",
+                    have.rsplit('/').next().unwrap_or(have)
                 )));
             }
         }

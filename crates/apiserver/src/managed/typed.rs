@@ -118,7 +118,18 @@ pub fn compare(schema: &Schema, old: &Value, new: &Value) -> Difference {
 }
 
 fn differ(schema: &Schema, old: &Value, new: &Value, path: &mut Vec<String>, out: &mut Difference) {
-    match (shape(schema, old), shape(schema, new)) {
+    let nothing = Map::new();
+    let (before, after) = match (shape(schema, old), shape(schema, new)) {
+        // An absent list or map is an empty one.
+        (Shape::Leaf, after @ Shape::Fields(_)) if old.is_null() => {
+            (Shape::Fields(&nothing), after)
+        }
+        (Shape::Leaf, after @ Shape::Items(_)) if old.is_null() => {
+            (Shape::Items(Vec::new()), after)
+        }
+        both => both,
+    };
+    match (before, after) {
         (Shape::Fields(before), Shape::Fields(after)) => {
             for (name, was) in before {
                 let Some(field) = child(schema, name) else { continue };

@@ -10,6 +10,14 @@ use super::{Kind, Schema, Zero};
 #[error("{0}")]
 pub struct WrongType(String);
 
+/// Marks keys of maps in a path.
+const KEY: char = '\u{0}';
+
+/// An empty object of a kind, as Go writes it.
+pub fn empty(schema: &Schema) -> Value {
+    zero(schema)
+}
+
 /// Checks and cleans an object; returns the paths of unknown fields.
 ///
 /// # Errors
@@ -108,7 +116,7 @@ impl Reader {
                 }
                 continue;
             }
-            self.path.push(name.clone());
+            self.path.push(format!("{KEY}{name}"));
             self.read(values, child)?;
             self.path.pop();
         }
@@ -195,7 +203,9 @@ impl Reader {
             Value::Array(_) => "array".to_owned(),
             Value::Object(_) => "object".to_owned(),
         };
-        let plain = self.path.iter().map(|part| part.split('[').next().unwrap_or(part));
+        // Go names fields only: neither list indexes nor keys of maps.
+        let fields = self.path.iter().filter(|part| !part.starts_with(KEY));
+        let plain = fields.map(|part| part.split('[').next().unwrap_or(part));
         let path = plain.collect::<Vec<_>>().join(".");
         WrongType(format!(
             "json: cannot unmarshal {have} into Go struct field {}.{path} of type {wanted}",
@@ -215,7 +225,7 @@ impl Reader {
     }
 
     fn at(&self, name: &str) -> String {
-        let mut path = self.path.join(".");
+        let mut path = self.path.join(".").replace(KEY, "");
         if !path.is_empty() {
             path.push('.');
         }

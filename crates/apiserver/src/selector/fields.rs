@@ -133,11 +133,7 @@ fn refusal(path: &str, resource: &ResourceType) -> String {
     let has_own = OFFERED.iter().any(|(g, k, _)| *g == resource.group && *k == resource.kind);
     if resource.custom.is_some() || !has_own {
         return format!(
-            "Unable to find \"{}, Resource={}\" that match label selector \"\", field selector \
-             \"{path}=\": \"{path}\" is not a known field selector: only \"metadata.name\", \
-             \"metadata.namespace\"",
-            crate::resources::group_version(&resource.group, &resource.version),
-            resource.plural,
+            "\"{path}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         );
     }
     format!("field label not supported: {path}")

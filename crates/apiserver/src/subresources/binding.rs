@@ -22,6 +22,9 @@ pub async fn create(operation: &Operation, bytes: &Bytes) -> Result<Response, St
         "" => object::name(&binding).to_owned(),
         name => name.to_owned(),
     };
+    if object::name(&binding) != name {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     if node.is_empty() {
         let cause = Cause {

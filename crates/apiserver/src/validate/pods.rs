@@ -1,182 +1,308 @@
-//! Validation of pods and pod templates, as far as a lab's nodes can run them.
+//! Validation of pods and pod templates.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Value, json};
 
-use super::{Errors, metadata, names};
+use super::{Errors, names};
+use crate::object;
+use crate::quantity;
 
-/// Fields of a container list that may change in a running pod.
-const MUTABLE: [&str; 1] = ["image"];
+const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+const MAY_CHANGE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
-/// Checks a pod.
-pub fn pod(value: &Value, errors: &mut Errors) {
-    spec(&value["spec"], "spec", errors);
-}
-
-/// Checks the template of a workload, whose pods restart in one of the ways `restarts`.
-pub fn template(value: &Value, field: &str, restarts: &[&str], errors: &mut Errors) {
-    metadata::maps(&value["metadata"], &format!("{field}.metadata"), errors);
-    let spec_field = format!("{field}.spec");
-    spec(&value["spec"], &spec_field, errors);
-    let restart = &value["spec"]["restartPolicy"];
-    if restart.as_str().is_some_and(|policy| !restarts.contains(&policy)) {
-        errors.unsupported(format!("{spec_field}.restartPolicy"), restart, restarts);
-    }
-}
-
-fn spec(spec: &Value, field: &str, errors: &mut Errors) {
-    let mut volumes = HashSet::new();
-    for (at, volume) in list(spec, "volumes").iter().enumerate() {
-        let field = format!("{field}.volumes[{at}].name");
-        let name = text(volume, "name");
-        dns_label(name, &field, errors);
-        if !name.is_empty() && !volumes.insert(name) {
-            errors.duplicate(field, &json!(name));
-        }
-    }
-    if list(spec, "containers").is_empty() {
-        errors.required(format!("{field}.containers"), "");
-    }
-    let mut containers = HashSet::new();
-    for group in ["containers", "initContainers"] {
-        for (at, container) in list(spec, group).iter().enumerate() {
-            let field = format!("{field}.{group}[{at}]");
-            self::container(container, &field, &volumes, errors);
-            let name = text(container, "name");
-            if !name.is_empty() && !containers.insert(name) {
-                errors.duplicate(format!("{field}.name"), &json!(name));
-            }
-        }
-    }
-    choice(spec, "restartPolicy", field, &["Always", "OnFailure", "Never"], errors);
-    choice(
-        spec,
-        "dnsPolicy",
-        field,
-        &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
-        errors,
-    );
-    let grace = &spec["terminationGracePeriodSeconds"];
-    if grace.as_i64().is_some_and(|seconds| seconds < 0) {
-        let why = "must be greater than or equal to 0";
-        errors.invalid(format!("{field}.terminationGracePeriodSeconds"), grace, why);
-    }
-}
-
-fn container(container: &Value, field: &str, volumes: &HashSet<&str>, errors: &mut Errors) {
-    dns_label(text(container, "name"), &format!("{field}.name"), errors);
-    if text(container, "image").is_empty() {
-        errors.required(format!("{field}.image"), "");
-    }
-    for (at, port) in list(container, "ports").iter().enumerate() {
-        self::port(port, &format!("{field}.ports[{at}]"), errors);
-    }
-    for (at, variable) in list(container, "env").iter().enumerate() {
-        if text(variable, "name").is_empty() {
-            errors.required(format!("{field}.env[{at}].name"), "");
-        }
-    }
-    let mut paths = HashSet::new();
-    for (at, mount) in list(container, "volumeMounts").iter().enumerate() {
-        let field = format!("{field}.volumeMounts[{at}]");
-        let (name, path) = (text(mount, "name"), text(mount, "mountPath"));
-        if name.is_empty() {
-            errors.required(format!("{field}.name"), "");
-        } else if !volumes.contains(name) {
-            errors.not_found(format!("{field}.name"), &json!(name));
-        }
-        if path.is_empty() {
-            errors.required(format!("{field}.mountPath"), "");
-        } else if !paths.insert(path) {
-            errors.invalid(format!("{field}.mountPath"), &json!(path), "must be unique");
-        }
-    }
-    choice(container, "imagePullPolicy", field, &["Always", "IfNotPresent", "Never"], errors);
-}
-
-fn port(port: &Value, field: &str, errors: &mut Errors) {
-    let name = text(port, "name");
-    if !name.is_empty() {
-        for why in names::port_name(name) {
-            errors.invalid(format!("{field}.name"), &json!(name), why);
-        }
-    }
-    let number = &port["containerPort"];
-    match number.as_i64() {
-        None | Some(0) => errors.required(format!("{field}.containerPort"), ""),
-        Some(1..=65535) => {}
-        Some(_) => {
-            let why = "must be between 1 and 65535, inclusive";
-            errors.invalid(format!("{field}.containerPort"), number, why);
-        }
-    }
-    choice(port, "protocol", field, &["SCTP", "TCP", "UDP"], errors);
-}
-
-/// What may change in a pod that exists.
-pub fn change(new: &Value, old: &Value, errors: &mut Errors) {
-    let (mut new, old) = (new["spec"].clone(), &old["spec"]);
-    for group in ["containers", "initContainers"] {
-        let (own, before) = (list(&new, group).len(), list(old, group).len());
-        if own != before {
-            let field = format!("spec.{group}");
-            return errors.forbidden(field, "pod updates may not add or remove containers");
-        }
-        for at in 0..own {
-            for field in MUTABLE {
-                new[group][at][field] = old[group][at][field].clone();
-            }
-        }
-    }
-    let free = [
-        "activeDeadlineSeconds",
-        "tolerations",
-        "terminationGracePeriodSeconds",
-        "ephemeralContainers",
-        "schedulingGates",
-        "nodeSelector",
-        "affinity",
-    ];
-    let strip = |value: &Value| {
-        let mut value = value.clone();
-        if let Some(object) = value.as_object_mut() {
-            object.retain(|key, value| !free.contains(&key.as_str()) && !value.is_null());
-        }
-        value
-    };
-    if strip(&new) != strip(old) {
-        errors.forbidden(
-            "spec",
-            "pod updates may not change fields other than `spec.containers[*].image`,\
-             `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` \
-             (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` \
-             (allow it to be set to 1 if it was previously negative)",
-        );
-    }
-}
-
-fn dns_label(name: &str, field: &str, errors: &mut Errors) {
-    if name.is_empty() {
-        return errors.required(field, "");
-    }
-    for why in names::label(name) {
-        errors.invalid(field, &json!(name), why);
-    }
-}
-
-fn choice(value: &Value, name: &str, field: &str, known: &[&str], errors: &mut Errors) {
-    if value[name].as_str().is_some_and(|text| !known.contains(&text)) {
-        let mut sorted = known.to_vec();
-        sorted.sort_unstable();
-        errors.unsupported(format!("{field}.{name}"), &value[name], &sorted);
-    }
-}
-
-fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
-    value[field].as_array().map_or(&[], Vec::as_slice)
+fn list(value: &Value) -> impl Iterator<Item = (usize, &Value)> {
+    value.as_array().into_iter().flatten().enumerate()
 }
 
 fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
+}
+
+/// Checks a pod's spec below `path`.
+pub fn spec(spec: &Value, path: &str, errors: &mut Errors) {
+    let volumes = volumes(&spec["volumes"], path, errors);
+    let mut seen = HashSet::new();
+    if list(&spec["containers"]).next().is_none() {
+        errors.required(format!("{path}.containers"), "");
+    }
+    for kind in ["containers", "initContainers"] {
+        for (index, container) in list(&spec[kind]) {
+            let at = format!("{path}.{kind}[{index}]");
+            container_at(container, &at, &volumes, &mut seen, errors);
+        }
+    }
+    let restart = &spec["restartPolicy"];
+    let policies = &["Always", "OnFailure", "Never"];
+    choice(restart, policies, &format!("{path}.restartPolicy"), errors);
+    let policies = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+    choice(&spec["dnsPolicy"], policies, &format!("{path}.dnsPolicy"), errors);
+    for (field, check) in [
+        ("nodeName", names::subdomain as fn(&str) -> Vec<String>),
+        ("serviceAccountName", names::subdomain),
+        ("hostname", names::label),
+        ("subdomain", names::label),
+    ] {
+        let name = text(spec, field);
+        if !name.is_empty() {
+            for error in check(name) {
+                errors.invalid(format!("{path}.{field}"), &spec[field], error);
+            }
+        }
+    }
+    super::metadata::labels(&spec["nodeSelector"], &format!("{path}.nodeSelector"), errors);
+}
+
+fn choice(value: &Value, known: &[&str], path: &str, errors: &mut Errors) {
+    match value.as_str().unwrap_or_default() {
+        "" => errors.required(path, ""),
+        have if known.contains(&have) => (),
+        _ => errors.unsupported(path, value, known),
+    }
+}
+
+fn volumes(value: &Value, path: &str, errors: &mut Errors) -> HashSet<String> {
+    let mut known = HashSet::new();
+    for (index, volume) in list(value) {
+        let at = format!("{path}.volumes[{index}].name");
+        let name = text(volume, "name");
+        if name.is_empty() {
+            errors.required(at, "");
+            continue;
+        }
+        for error in names::label(name) {
+            errors.invalid(at.clone(), &volume["name"], error);
+        }
+        if !known.insert(name.to_owned()) {
+            errors.duplicate(at, &volume["name"]);
+        }
+        let sources = volume.as_object().map_or(0, |map| map.len()).saturating_sub(1);
+        if sources > 1 {
+            errors.forbidden(
+                format!("{path}.volumes[{index}]"),
+                "may not specify more than 1 volume type",
+            );
+        }
+    }
+    known
+}
+
+fn container_at(
+    container: &Value,
+    at: &str,
+    volumes: &HashSet<String>,
+    seen: &mut HashSet<String>,
+    errors: &mut Errors,
+) {
+    let name = text(container, "name");
+    if name.is_empty() {
+        errors.required(format!("{at}.name"), "");
+    } else {
+        for error in names::label(name) {
+            errors.invalid(format!("{at}.name"), &container["name"], error);
+        }
+        if !seen.insert(name.to_owned()) {
+            errors.duplicate(format!("{at}.name"), &container["name"]);
+        }
+    }
+    if text(container, "image").is_empty() {
+        errors.required(format!("{at}.image"), "");
+    }
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if container[probe].is_object() {
+            handler(&container[probe], &format!("{at}.{probe}"), true, errors);
+        }
+    }
+    ports(&container["ports"], at, errors);
+    environment(&container["env"], at, errors);
+    mounts(&container["volumeMounts"], at, volumes, errors);
+    let policies = &["Always", "IfNotPresent", "Never"];
+    choice(&container["imagePullPolicy"], policies, &format!("{at}.imagePullPolicy"), errors);
+    resources(&container["resources"], at, errors);
+}
+
+fn handler(probe: &Value, at: &str, needed: bool, errors: &mut Errors) {
+    let kinds = ["exec", "httpGet", "tcpSocket", "grpc"];
+    let given = kinds.iter().filter(|kind| probe[**kind].is_object()).count();
+    if given == 0 && needed {
+        errors.required(at, "must specify a handler type");
+    }
+    if given > 1 {
+        errors.forbidden(at, "may not specify more than 1 handler type");
+    }
+    for kind in ["httpGet", "tcpSocket"] {
+        if probe[kind].is_object() {
+            port_or_name(&probe[kind]["port"], &format!("{at}.{kind}.port"), errors);
+        }
+    }
+    if probe["exec"].is_object() && list(&probe["exec"]["command"]).next().is_none() {
+        errors.required(format!("{at}.exec.command"), "");
+    }
+}
+
+/// A port number or the name of one.
+pub fn port_or_name(port: &Value, path: &str, errors: &mut Errors) {
+    match port {
+        Value::String(name) => {
+            for error in names::port_name(name) {
+                errors.invalid(path, port, error);
+            }
+        }
+        _ => port_number(port, path, errors),
+    }
+}
+
+/// A port number.
+pub fn port_number(port: &Value, path: &str, errors: &mut Errors) {
+    let number = port.as_i64().unwrap_or(0);
+    if !(1..=65535).contains(&number) {
+        errors.invalid(path, &json!(number), "must be between 1 and 65535, inclusive");
+    }
+}
+
+/// TCP, UDP or SCTP.
+pub fn protocol(value: &Value, path: &str, errors: &mut Errors) {
+    choice(value, PROTOCOLS, path, errors);
+}
+
+fn ports(value: &Value, at: &str, errors: &mut Errors) {
+    let mut seen = HashSet::new();
+    for (index, port) in list(value) {
+        let at = format!("{at}.ports[{index}]");
+        let name = text(port, "name");
+        if !name.is_empty() {
+            let wrong = names::port_name(name);
+            for error in &wrong {
+                errors.invalid(format!("{at}.name"), &port["name"], error);
+            }
+            if wrong.is_empty() && !seen.insert(name.to_owned()) {
+                errors.duplicate(format!("{at}.name"), &port["name"]);
+            }
+        }
+        if port["containerPort"].as_i64().unwrap_or(0) == 0 {
+            errors.required(format!("{at}.containerPort"), "");
+        } else {
+            port_number(&port["containerPort"], &format!("{at}.containerPort"), errors);
+        }
+        if port["hostPort"].as_i64().unwrap_or(0) != 0 {
+            port_number(&port["hostPort"], &format!("{at}.hostPort"), errors);
+        }
+        protocol(&port["protocol"], &format!("{at}.protocol"), errors);
+    }
+}
+
+fn environment(value: &Value, at: &str, errors: &mut Errors) {
+    for (index, variable) in list(value) {
+        let at = format!("{at}.env[{index}]");
+        let name = text(variable, "name");
+        if name.is_empty() {
+            errors.required(format!("{at}.name"), "");
+        } else if name.contains('=') || !name.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+            errors.invalid(
+                format!("{at}.name"),
+                &variable["name"],
+                "a valid environment variable name must consist only of printable ASCII characters other than '='",
+            );
+        }
+        let source = &variable["valueFrom"];
+        if !source.is_object() {
+            continue;
+        }
+        let given =
+            source.as_object().map_or(0, |map| map.values().filter(|v| v.is_object()).count());
+        if given == 0 {
+            errors.invalid(
+                format!("{at}.valueFrom"),
+                &json!(""),
+                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+            );
+        } else if !text(variable, "value").is_empty() {
+            errors.invalid(
+                format!("{at}.valueFrom"),
+                &json!(""),
+                "may not be specified when `value` is not empty",
+            );
+        } else if given > 1 {
+            errors.invalid(
+                format!("{at}.valueFrom"),
+                &json!(""),
+                "may not have more than one field specified at a time",
+            );
+        }
+    }
+}
+
+fn mounts(value: &Value, at: &str, volumes: &HashSet<String>, errors: &mut Errors) {
+    let mut seen = HashSet::new();
+    for (index, mount) in list(value) {
+        let at = format!("{at}.volumeMounts[{index}]");
+        let name = text(mount, "name");
+        if name.is_empty() {
+            errors.required(format!("{at}.name"), "");
+        } else if !volumes.contains(name) {
+            errors.not_found(format!("{at}.name"), &mount["name"]);
+        }
+        let path = text(mount, "mountPath");
+        if path.is_empty() {
+            errors.required(format!("{at}.mountPath"), "");
+        } else if !seen.insert(path.to_owned()) {
+            errors.invalid(format!("{at}.mountPath"), &mount["mountPath"], "must be unique");
+        }
+    }
+}
+
+fn resources(value: &Value, at: &str, errors: &mut Errors) {
+    for (name, request) in value["requests"].as_object().into_iter().flatten() {
+        let limit = &value["limits"][name.as_str()];
+        let amount = |value: &Value| value.as_str().and_then(quantity::nanos);
+        if let (Some(request_amount), Some(limit_amount)) = (amount(request), amount(limit))
+            && request_amount > limit_amount
+        {
+            errors.invalid(
+                format!("{at}.resources.requests"),
+                request,
+                format!(
+                    "must be less than or equal to {name} limit of {}",
+                    limit.as_str().unwrap_or_default()
+                ),
+            );
+        }
+    }
+}
+
+/// Checks a change of a pod: almost nothing may change.
+pub fn change(new: &Value, old: &Value, errors: &mut Errors) {
+    let (mut after, before) = (new["spec"].clone(), &old["spec"]);
+    for kind in ["containers", "initContainers"] {
+        let count = |spec: &Value| list(&spec[kind]).count();
+        if count(&after) != count(before) {
+            let path = format!("spec.{kind}");
+            return errors.forbidden(path, "pod updates may not add or remove containers");
+        }
+        let images: BTreeMap<usize, Value> =
+            list(&before[kind]).map(|(index, have)| (index, have["image"].clone())).collect();
+        for (index, container) in after[kind].as_array_mut().into_iter().flatten().enumerate() {
+            if text(container, "image").is_empty() {
+                errors.required(format!("spec.{kind}[{index}].image"), "");
+            }
+            container["image"] = images.get(&index).cloned().unwrap_or_default();
+        }
+    }
+    for field in ["activeDeadlineSeconds", "terminationGracePeriodSeconds", "schedulingGates"] {
+        put_back(&mut after, before, field);
+    }
+    let kept = |have: &Value| list(&after["tolerations"]).any(|(_, now)| now == have);
+    if list(&before["tolerations"]).all(|(_, have)| kept(have)) {
+        put_back(&mut after, before, "tolerations");
+    }
+    if &after != before {
+        errors.forbidden("spec", MAY_CHANGE);
+    }
+}
+
+fn put_back(after: &mut Value, before: &Value, field: &str) {
+    match before.get(field) {
+        Some(value) => drop(object::as_map(after).insert(field.to_owned(), value.clone())),
+        None => drop(object::remove(after, field)),
+    }
 }

@@ -134,7 +134,9 @@ fn identify(operation: &Operation, object: &mut Value) -> Result<(), Status> {
         return Err(Status::invalid(&resource.group, &resource.kind, "", causes));
     }
     if !object::meta(object, "resourceVersion").is_empty() {
-        return Err(Status::bad_request(
+        return Err(Status::new(
+            500,
+            "",
             "resourceVersion should not be set on objects to be created",
         ));
     }

@@ -205,7 +205,7 @@ fn check(
     options: &DeleteOptions,
 ) -> Result<(), Status> {
     let resource = &operation.resource;
-    let refuse = |why: String| Err(Status::conflict(&resource.group, &resource.plural, name, why));
+    let refuse = |why: String| Err(Status::conflict(&resource.group, &resource.kind, name, why));
     if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != object::uid(old)) {
         return refuse(format!(
             "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",

@@ -66,10 +66,14 @@ pub fn dry_run(values: &[&str], kind: &str) -> Result<bool, Status> {
     let values: Vec<_> = values.iter().filter(|value| !value.is_empty()).collect();
     match values.iter().find(|value| ***value != "All") {
         None => Ok(!values.is_empty()),
-        Some(other) => {
+        Some(_) => {
+            let all: Vec<String> = values.iter().map(|value| format!("\"{value}\"")).collect();
             let cause = Cause {
                 reason: "FieldValueNotSupported",
-                message: format!("Unsupported value: \"{other}\": supported values: \"All\""),
+                message: format!(
+                    "Unsupported value: [{}]: supported values: \"All\"",
+                    all.join(",")
+                ),
                 field: "dryRun".into(),
             };
             Err(Status::invalid("meta.k8s.io", kind, "", vec![cause]))

@@ -9,7 +9,7 @@ use crate::apply;
 use crate::body;
 use crate::incoming;
 use crate::respond::Response;
-use crate::status::Status;
+use crate::status::{Cause, Status};
 use crate::strategic;
 
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -27,19 +27,18 @@ pub async fn patch(operation: &Operation, bytes: &Bytes) -> Result<Response, Sta
     let name = operation.call.info.name.clone();
     let is_custom = operation.resource.custom.is_some();
     if operation.options.force && body::media_type(&operation.call.parts.headers) != APPLY {
-        return Err(Status::new(
-            422,
-            "Invalid",
-            "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
-        ));
+        let cause = Cause {
+            reason: "FieldValueForbidden",
+            message: "Forbidden: may not be specified for non-apply patch".into(),
+            field: "force".into(),
+        };
+        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
     }
     let written = match body::media_type(&operation.call.parts.headers) {
         JSON_PATCH => {
             let patch = json_patch(bytes)?;
             edit(operation, &name, |object| {
-                json_patch::patch(object, &patch).map_err(|error| {
-                    Status::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {error}"))
-                })
+                json_patch::patch(object, &patch).map_err(|_| Status::unprocessable())
             })
             .await?
         }
@@ -60,13 +59,7 @@ pub async fn patch(operation: &Operation, bytes: &Bytes) -> Result<Response, Sta
             .await?
         }
         APPLY => apply::apply(operation, &name, bytes).await?,
-        _ => {
-            let mut accepted = vec![JSON_PATCH, MERGE_PATCH, APPLY];
-            if !is_custom {
-                accepted.insert(2, STRATEGIC);
-            }
-            return Err(Status::unsupported_media_type(&accepted));
-        }
+        _ => return Err(Status::unsupported_patch()),
     };
     let code = if written.created { 201 } else { 200 };
     show::object(operation, code, &show::in_version(&operation.resource, &written.value))
@@ -79,6 +72,11 @@ fn json_patch(bytes: &[u8]) -> Result<json_patch::Patch, Status> {
             413,
             "RequestEntityTooLarge",
             format!("The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}"),
+        ));
+    }
+    if !value.is_array() {
+        return Err(Status::bad_request(
+            "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp",
         ));
     }
     serde_json::from_value(value)

@@ -12,7 +12,7 @@ use crate::object;
 use crate::respond::{self, Response};
 use crate::selector::Labels;
 use crate::selector::fields::Fields;
-use crate::status::Status;
+use crate::status::{Cause, Status};
 use crate::store::{Expired, Snapshot, Stored};
 use crate::table;
 
@@ -86,7 +86,7 @@ pub fn version(operation: &Operation) -> Result<Option<u64>, Status> {
     }
     text.parse().map(Some).map_err(|_| {
         Status::bad_request(format!(
-            "resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+            "invalid resource version: resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
         ))
     })
 }
@@ -95,8 +95,8 @@ pub fn version(operation: &Operation) -> Result<Option<u64>, Status> {
 pub fn too_large(expired: Expired) -> Status {
     match expired {
         Expired::Old { .. } => Status::expired(expired.to_string()),
-        Expired::Future { .. } => Status::new(504, "Timeout", expired.to_string())
-            .with_causes(vec![crate::status::Cause {
+        Expired::Future { .. } => Status::new(504, "Timeout", format!("Timeout: {expired}"))
+            .with_causes(vec![Cause {
                 reason: "ResourceVersionTooLarge",
                 message: "Too large resource version".into(),
                 field: String::new(),
@@ -195,11 +195,14 @@ fn snapshot(operation: &Operation, from: Option<&Continue>) -> Result<Snapshot, 
 
 fn check_match(rule: &str, asked: Option<u64>) -> Result<(), Status> {
     let refuse = |message: &str| {
-        Err(Status::new(
-            422,
-            "Invalid",
-            format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: {message}"),
-        ))
+        let reason = if message.starts_with("Forbidden") {
+            "FieldValueForbidden"
+        } else {
+            "FieldValueNotSupported"
+        };
+        let field = "resourceVersionMatch".to_owned();
+        let cause = Cause { reason, message: message.to_owned(), field };
+        Err(Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause]))
     };
     match rule {
         "" => Ok(()),
@@ -207,7 +210,7 @@ fn check_match(rule: &str, asked: Option<u64>) -> Result<(), Status> {
             "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
         ),
         "Exact" if asked == Some(0) => refuse(
-            "Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+            "Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
         ),
         "Exact" | "NotOlderThan" => Ok(()),
         other => refuse(&format!(
@@ -271,7 +274,7 @@ fn write_token(revision: u64, (namespace, name): &(String, String)) -> String {
 }
 
 fn read_token(text: &str) -> Result<Continue, Status> {
-    let wrong = || Status::bad_request("continue key is not valid: encoded continue token");
+    let wrong = || Status::bad_request("invalid continue token: continue key is not valid");
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
     let token: Value = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
     let text = |field: &str| token[field].as_str().map(str::to_owned).ok_or_else(wrong);

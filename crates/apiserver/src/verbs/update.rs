@@ -152,7 +152,9 @@ async fn store(
 fn check_name(object: &Value, name: &str) -> Result<(), Status> {
     let have = object::name(object);
     if have.is_empty() {
-        return Err(Status::bad_request("name must be provided"));
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
     }
     if have != name {
         return Err(Status::bad_request(format!(
@@ -170,9 +172,17 @@ fn check_version(
 ) -> Result<(), Status> {
     let resource = &operation.resource;
     let uid = object::uid(new);
-    if !uid.is_empty() && uid != object::uid(old) {
+    let is_patch = operation.call.info.verb == "patch";
+    if !is_patch && !uid.is_empty() && uid != object::uid(old) {
+        let key = operation.key(name);
+        let place = if key.namespace.is_empty() {
+            key.name
+        } else {
+            format!("{}/{}", key.namespace, key.name)
+        };
         let why = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            "StorageError: invalid object, Code: 4, Key: /registry/{}/{place}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            resource.plural,
             object::uid(old)
         );
         return Err(Status::conflict(&resource.group, &resource.plural, name, why));
@@ -180,7 +190,7 @@ fn check_version(
     let version = object::meta(new, "resourceVersion");
     if version.is_empty() {
         // A patch starts from the current state whatever it is.
-        if operation.call.info.verb == "patch" || kinds::may_update_unconditionally(resource) {
+        if is_patch || kinds::may_update_unconditionally(resource) {
             return Ok(());
         }
         let cause = Cause {
@@ -188,7 +198,7 @@ fn check_version(
             message: "Invalid value: 0: must be specified for an update".into(),
             field: "metadata.resourceVersion".into(),
         };
-        return Err(Status::invalid(&resource.group, &resource.kind, name, vec![cause]));
+        return Err(Status::invalid(&resource.group, &resource.plural, name, vec![cause]));
     }
     if version.parse::<u64>().is_err() {
         let cause = Cause {
@@ -208,7 +218,10 @@ fn check_version(
 
 /// What an update cannot change.
 fn carry_over(operation: &Operation, new: &mut Value, old: &Value) {
-    for field in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "selfLink"] {
+    if object::uid(new).is_empty() {
+        object::set_meta(new, "uid", object::uid(old));
+    }
+    for field in ["creationTimestamp", "generation", "deletionTimestamp", "selfLink"] {
         object::set_meta(new, field, old["metadata"][field].clone());
     }
     if new["metadata"]["deletionGracePeriodSeconds"].is_null() {
