@@ -36,7 +36,13 @@ pub fn to_storage(resource: &ResourceType, object: &mut Value) {
 pub fn from_storage(resource: &ResourceType, object: &mut Value) {
     match (resource.group.as_str(), resource.version.as_str(), resource.plural.as_str()) {
         ("events.k8s.io", ..) => {
-            rename(as_map(object), EVENT_FIELDS.iter().map(|(new, old)| (*old, *new)));
+            let map = as_map(object);
+            rename(map, EVENT_FIELDS.iter().map(|(new, old)| (*old, *new)));
+            for field in ["reportingController", "reportingInstance"] {
+                if map.get(field).is_some_and(|text| *text == "") {
+                    map.remove(field);
+                }
+            }
         }
         ("autoscaling", "v1", _) => autoscaler_to_v1(object),
         _ => (),
@@ -74,5 +80,10 @@ fn autoscaler_to_v1(object: &mut Value) {
         .map(|metric| metric["resource"]["target"]["averageUtilization"].clone());
     if let Some(percent) = percent.filter(|percent| !percent.is_null()) {
         spec.insert("targetCPUUtilizationPercentage".to_owned(), percent);
+    }
+    if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
+        status.remove("currentMetrics");
+        status.remove("conditions");
+        status.entry("currentReplicas").or_insert(json!(0));
     }
 }

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::kinds;
 use crate::object::{self, child, default};
 use crate::resources::ResourceType;
 
@@ -17,7 +18,10 @@ pub fn apply(resource: &ResourceType, value: &mut Value) {
         }
         "/podtemplates" => pods::template(value),
         "/services" => service(value),
-        "/secrets" => default(object::as_map(value), "type", "Opaque"),
+        "/secrets" => {
+            kinds::merge_string_data(value);
+            default(object::as_map(value), "type", "Opaque");
+        }
         "/namespaces" => namespace(value),
         "/endpoints" => endpoints(value),
         "/nodes" | "/persistentvolumes" | "/persistentvolumeclaims" => volumes(resource, value),
@@ -38,6 +42,7 @@ pub fn apply(resource: &ResourceType, value: &mut Value) {
         "rbac.authorization.k8s.io/rolebindings"
         | "rbac.authorization.k8s.io/clusterrolebindings" => binding(value),
         "discovery.k8s.io/endpointslices" => slice(value),
+        "/limitranges" => limits(value),
         "networking.k8s.io/networkpolicies" => network_policy(value),
         "admissionregistration.k8s.io/mutatingwebhookconfigurations" => webhooks(value, true),
         "admissionregistration.k8s.io/validatingwebhookconfigurations" => webhooks(value, false),
@@ -195,6 +200,9 @@ fn deployment(value: &mut Value) {
 }
 
 fn daemon_set(value: &mut Value) {
+    let metadata = child(value, "metadata");
+    let annotations = object::as_map(metadata.entry("annotations").or_insert_with(|| json!({})));
+    default(annotations, kinds::TEMPLATE_GENERATION, "1");
     let spec = child(value, "spec");
     let strategy = object::as_map(spec.entry("updateStrategy").or_insert_with(|| json!({})));
     default_text(strategy, "type", "RollingUpdate");
@@ -235,7 +243,9 @@ fn stateful_set(value: &mut Value) {
         let mut claim_spec = claim.remove("spec").unwrap_or_else(|| json!({}));
         default(object::as_map(&mut claim_spec), "volumeMode", "Filesystem");
         claim.insert("spec".to_owned(), claim_spec);
-        default(claim, "status", json!({"phase": "Pending"}));
+        let mut status = claim.remove("status").unwrap_or_else(|| json!({}));
+        default(object::as_map(&mut status), "phase", "Pending");
+        claim.insert("status".to_owned(), status);
     }
     pods::template_in(spec);
     let status = child(value, "status");
@@ -280,7 +290,10 @@ fn job_labels(value: &mut Value) {
     ] {
         default(labels, key, text.clone());
     }
+    let labels = labels.clone();
     default(spec, "selector", json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
+    let metadata = child(value, "metadata");
+    default(metadata, "labels", Value::Object(labels));
 }
 
 fn job(spec: &mut Map<String, Value>) {
@@ -294,9 +307,6 @@ fn job(spec: &mut Map<String, Value>) {
     default(spec, "suspend", false);
     default(spec, "podReplacementPolicy", "TerminatingOrFailed");
     default(spec, "manualSelector", false);
-    if spec.get("manualSelector").is_some_and(|manual| *manual == false) {
-        spec.remove("manualSelector");
-    }
     pods::template_in(spec);
 }
 
@@ -323,6 +333,18 @@ fn binding(value: &mut Value) {
         let is_account = subject.get("kind").is_some_and(|kind| kind == "ServiceAccount");
         if !is_account {
             default_text(subject, "apiGroup", GROUP);
+        }
+    }
+}
+
+fn limits(value: &mut Value) {
+    for item in elements(child(value, "spec"), "limits") {
+        if item.get("type").is_some_and(|kind| *kind == "Container")
+            && let Some(Value::Object(amounts)) = item.get("default").cloned()
+        {
+            let requests =
+                object::as_map(item.entry("defaultRequest").or_insert_with(|| json!({})));
+            amounts.into_iter().for_each(|(name, amount)| default(requests, &name, amount));
         }
     }
 }

@@ -76,6 +76,8 @@ const NEVER_UNCONDITIONAL: &[&str] = &[
     "storage.k8s.io/csistoragecapacities",
     "storage.k8s.io/volumeattachments",
 ];
+/// Where `DaemonSets` count changes of their template.
+pub const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 /// Grace period of pods that name none.
 const POD_GRACE: i64 = 30;
 
@@ -99,6 +101,11 @@ pub fn is_garbage_collected(resource: &ResourceType) -> bool {
     resource.storage != "/events"
 }
 
+/// Whether dependents stay when a deletion does not say what becomes of them.
+pub fn orphans_by_default(resource: &ResourceType) -> bool {
+    matches!(resource.storage.as_str(), "batch/jobs" | "/replicationcontrollers")
+}
+
 fn has_generation(resource: &ResourceType) -> bool {
     resource.custom.is_some() || COUNTED.contains(&resource.storage.as_str())
 }
@@ -120,11 +127,10 @@ pub fn prepare_create(resource: &ResourceType, value: &mut Value) {
             status => value["status"] = status,
         }
     }
-    if resource.storage == "/namespaces" {
-        prepare_namespace(value);
-    }
-    if resource.storage == "/secrets" {
-        merge_string_data(value);
+    match resource.storage.as_str() {
+        "/namespaces" => prepare_namespace(value),
+        "/nodes" => taint_new_node(value),
+        _ => (),
     }
 }
 
@@ -163,6 +169,17 @@ fn first_status(resource: &ResourceType, value: &Value) -> Value {
     }
 }
 
+/// New nodes take no pods before they are known to be ready.
+fn taint_new_node(value: &mut Value) {
+    let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+    let taints = object::child(value, "spec").entry("taints").or_insert_with(|| json!([]));
+    if let Some(taints) = taints.as_array_mut()
+        && !taints.iter().any(|h| h["key"] == taint["key"] && h["effect"] == taint["effect"])
+    {
+        taints.push(taint);
+    }
+}
+
 fn prepare_namespace(value: &mut Value) {
     let spec = object::child(value, "spec");
     let list = spec.entry("finalizers").or_insert(json!([]));
@@ -173,8 +190,20 @@ fn prepare_namespace(value: &mut Value) {
     }
 }
 
+/// `DaemonSets` still count changes of their template in an annotation.
+fn count_templates(new: &mut Value, old: &Value) {
+    let before = object::entry(old, "annotations", TEMPLATE_GENERATION);
+    let mut count: i64 = before.and_then(|text| text.parse().ok()).unwrap_or(1);
+    if new["spec"]["template"] != old["spec"]["template"] {
+        count += 1;
+    }
+    let metadata = object::meta_mut(new);
+    object::as_map(metadata.entry("annotations").or_insert_with(|| json!({})))
+        .insert(TEMPLATE_GENERATION.to_owned(), count.to_string().into());
+}
+
 /// `stringData` is a way to write `data`; it is never shown.
-fn merge_string_data(value: &mut Value) {
+pub fn merge_string_data(value: &mut Value) {
     use base64::Engine as _;
     let Some(Value::Object(texts)) = object::remove(value, "stringData") else { return };
     let data = object::child(value, "data");
@@ -216,8 +245,8 @@ fn prepare_main_update(resource: &ResourceType, new: &mut Value, old: &Value) {
             let finalizers = old["spec"]["finalizers"].clone();
             object::child(new, "spec").insert("finalizers".to_owned(), finalizers);
         }
+        "apps/daemonsets" => count_templates(new, old),
         "/secrets" => {
-            merge_string_data(new);
             if new["type"].as_str().unwrap_or_default().is_empty() {
                 new["type"] = old["type"].clone();
             }
@@ -285,7 +314,9 @@ fn prepare_pod_part(sub: &str, new: &mut Value, old: &Value) {
         return;
     }
     for list in ["containers", "initContainers"] {
-        for container in new["spec"][list].as_array_mut().into_iter().flatten() {
+        for container in
+            new["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten()
+        {
             let all = wanted["spec"][list].as_array().into_iter().flatten();
             if let Some(same) = all.into_iter().find(|have| have["name"] == container["name"]) {
                 copy(container, same, "resources");

@@ -217,7 +217,8 @@ fn record(
     let before = own.set.clone();
     own.set.subtract(&difference.removed);
     own.set.add(&taken);
-    if own.set != before {
+    // Kubernetes keeps no time for what was written through `scale`.
+    if own.set != before && own.subresource != "scale" {
         own.time = object::now().into();
     }
 }

@@ -13,6 +13,9 @@ use crate::verbs::options::WriteOptions;
 use crate::verbs::{Operation, create, delete, patch, read, update, watch};
 use crate::{body, health, kubelet, paths, respond, reviews, subresources};
 
+const ENDPOINTS_WARNING: &str =
+    "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+
 /// Answers an authenticated and authorized request.
 ///
 /// # Errors
@@ -26,7 +29,7 @@ pub async fn route(api: &Arc<Api>, mut call: Call, incoming: Incoming) -> Result
     if kubelet::serves(&call.info) {
         return Box::pin(kubelet::serve(api, call)).await;
     }
-    if !api.catalog.load().has_group_version(&call.info.group, &call.info.version) {
+    if !api.catalog.load().types().iter().any(|known| known.group == call.info.group) {
         return Ok(respond::text(404, "404 page not found\n"));
     }
     let resource = resource(api, &call)?;
@@ -64,6 +67,9 @@ pub async fn route(api: &Arc<Api>, mut call: Call, incoming: Incoming) -> Result
         operation.resource.custom.as_ref().and_then(|c| c.deprecation_warning.as_ref())
     {
         operation.warn(warning.clone());
+    }
+    if operation.resource.storage == "/endpoints" {
+        operation.warn(ENDPOINTS_WARNING);
     }
     if !operation.subresource().is_empty() {
         return subresources::serve(operation, incoming).await;

@@ -71,7 +71,7 @@ impl Status {
         } else {
             format!("{resource} \"{name}\" is forbidden: {why}")
         };
-        Self::new(403, "Forbidden", message).about(group, plural, name)
+        Self::new(403, "Forbidden", message).with_empty_details().about(group, plural, name)
     }
 
     /// 409 because the name is taken.

@@ -103,10 +103,9 @@ fn merge_field(
             let order = patch.get(&format!("{ORDER_PREFIX}{key}")).and_then(Value::as_array);
             match object.get_mut(key) {
                 Some(Value::Array(existing)) if merges => {
+                    let before = existing.clone();
                     merge_list(field, existing, items)?;
-                    if let Some(order) = order {
-                        reorder(field, existing, order);
-                    }
+                    reorder(field, existing, order.unwrap_or(items), &before);
                 }
                 _ => drop(object.insert(key.to_owned(), Value::Array(fresh_list(field, items)?))),
             }
@@ -199,34 +198,35 @@ fn order_only(
         }
         let field = schema.and_then(|schema| schema.field(name));
         if let (Some(Value::Array(list)), Some(order)) = (object.get_mut(name), order.as_array()) {
-            reorder(field, list, order);
+            let before = list.clone();
+            reorder(field, list, order, &before);
         }
     }
 }
 
-/// Sorts the elements that `order` names as it says; others keep their place after the element
-/// they followed.
-fn reorder(field: Option<&Schema>, list: &mut Vec<Value>, order: &[Value]) {
+/// Sorts the elements that `order` names as it says. The others are put between them so that they
+/// stand before the first element that followed them in `before`, the list as it was.
+fn reorder(field: Option<&Schema>, list: &mut Vec<Value>, order: &[Value], before: &[Value]) {
     let key = field.and_then(|field| field.patch.key.as_deref());
-    let rank = |item: &Value| {
-        order.iter().position(|wanted| match key {
-            Some(key) if wanted.is_object() => wanted.get(key) == item.get(key),
-            _ => wanted == item,
-        })
+    let same = |a: &Value, b: &Value| match key {
+        Some(key) if a.is_object() => a.get(key) == b.get(key),
+        _ => a == b,
     };
-    let mut named: Vec<(usize, Value)> = Vec::new();
-    let mut others: Vec<(usize, Value)> = Vec::new();
-    for (at, item) in list.drain(..).enumerate() {
-        match rank(&item) {
-            Some(rank) => named.push((rank, item)),
-            None => others.push((at, item)),
+    let rank = |item: &Value| order.iter().position(|wanted| same(wanted, item));
+    let place = |item: &Value| before.iter().position(|have| same(have, item));
+    let (mut sorted, others): (Vec<Value>, Vec<Value>) =
+        list.drain(..).partition(|item| rank(item).is_some());
+    sorted.sort_by_key(|item| rank(item).unwrap_or(usize::MAX));
+    let mut from = 0;
+    for item in others {
+        let own = place(&item);
+        let follows =
+            |have: &Value| matches!((own, place(have)), (Some(own), Some(at)) if at > own);
+        while from < sorted.len() && !follows(&sorted[from]) {
+            from += 1;
         }
-    }
-    named.sort_by_key(|(rank, _)| *rank);
-    let mut sorted: Vec<Value> = named.into_iter().map(|(_, item)| item).collect();
-    for (at, item) in others {
-        let place = at.min(sorted.len());
-        sorted.insert(place, item);
+        sorted.insert(from, item);
+        from += 1;
     }
     *list = sorted;
 }
@@ -287,7 +287,7 @@ mod tests {
             }),
         );
         let expected = json!({
-            "metadata": {"finalizers": ["b", "c"]},
+            "metadata": {"finalizers": ["c", "b"]},
             "spec": {"volumes": [{"name": "v", "hostPath": {"path": "/x"}}]},
         });
         assert_eq!(merged, expected);

@@ -101,10 +101,16 @@ pub fn update(operation: &Operation, new: &Value, old: &Value) -> Vec<Cause> {
     let resource = &operation.resource;
     if operation.subresource().is_empty() {
         // What can hardly change is not checked as if it were new.
+        let change_first = resource.storage == "apps/daemonsets";
+        if change_first {
+            change(resource, new, old, &mut errors);
+        }
         if resource.storage != "/pods" {
             spec(resource, new, &mut errors);
         }
-        change(resource, new, old, &mut errors);
+        if !change_first {
+            change(resource, new, old, &mut errors);
+        }
     }
     custom(&operation.resource, new, Some(old), &mut errors);
     errors.into_causes()

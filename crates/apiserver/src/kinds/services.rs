@@ -58,6 +58,10 @@ fn text<'a>(spec: &'a Value, field: &str) -> &'a str {
     spec[field].as_str().unwrap_or_default()
 }
 
+fn ports_mut(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
+    spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten()
+}
+
 fn has_address(spec: &Value) -> bool {
     text(spec, "type") != "ExternalName"
 }
@@ -98,7 +102,7 @@ fn keep(new: &mut Value, old: &Value) {
         }
     }
     let known: Vec<Value> = before["ports"].as_array().cloned().unwrap_or_default();
-    for port in spec["ports"].as_array_mut().into_iter().flatten() {
+    for port in ports_mut(spec) {
         let same = known.iter().find(|have| {
             have["name"] == port["name"]
                 || (have["port"] == port["port"] && have["protocol"] == port["protocol"])
@@ -169,7 +173,7 @@ fn address(operation: &Operation, new: &mut Value, others: &Others) -> Result<()
 fn check(range: IpNet, wanted: &str, others: &Others) -> Result<(), String> {
     let Ok(address) = wanted.parse::<IpAddr>() else { return Ok(()) };
     if !range.contains(&address) {
-        return Err(format!("the provided network does not match the current range {range}"));
+        return Err("the provided network does not match the current range".to_owned());
     }
     if others.addresses.contains(wanted) {
         return Err("provided IP is already allocated".to_owned());
@@ -206,7 +210,7 @@ fn node_ports(new: &mut Value, others: &Others, name: &str) -> Result<(), Status
     // One number may serve TCP and UDP of one Service.
     let mut own: Vec<(i64, Value, Value)> = Vec::new();
     let mut taken = others.ports.clone();
-    for (index, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
+    for (index, port) in ports_mut(spec).enumerate() {
         let Some(wanted) = port["nodePort"].as_i64().filter(|number| *number != 0) else {
             continue;
         };
@@ -234,7 +238,7 @@ fn node_ports(new: &mut Value, others: &Others, name: &str) -> Result<(), Status
         own.push((wanted, port["protocol"].clone(), port["port"].clone()));
     }
     if wants {
-        for port in spec["ports"].as_array_mut().into_iter().flatten() {
+        for port in ports_mut(spec) {
             if port["nodePort"].as_i64().is_some_and(|number| number != 0) {
                 continue;
             }

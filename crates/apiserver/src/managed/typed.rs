@@ -222,12 +222,12 @@ pub fn merge(schema: &Schema, live: &Value, config: &Value) -> Value {
     }
 }
 
-/// Items of both lists: shared ones in the configuration's order, live ones where they stood, new
-/// ones after the live ones that they follow.
-fn merge_items<'a>(
+/// Items of both lists. Shared items come in the configuration's order; what only the live list
+/// has stays where it was between them, before what only the configuration has.
+fn merge_items(
     schema: &Schema,
-    live: &'a [(String, &'a Value)],
-    config: &'a [(String, &'a Value)],
+    live: &[(String, &Value)],
+    config: &[(String, &Value)],
 ) -> Vec<Value> {
     let known: HashMap<&str, &Value> = live.iter().map(|(k, v)| (k.as_str(), *v)).collect();
     let wanted: HashMap<&str, &Value> = config.iter().map(|(k, v)| (k.as_str(), *v)).collect();
@@ -239,39 +239,50 @@ fn merge_items<'a>(
         (None, None, _) => Value::Null,
     };
     let mut merged = Vec::with_capacity(live.len() + config.len());
-    let mut done: HashSet<&str> = HashSet::new();
-    let key = |item: &'a (String, &'a Value)| item.0.as_str();
-    let mut left = live.iter().map(key).peekable();
-    let mut right = config.iter().map(key).peekable();
-    let mut shared = config.iter().map(key).filter(|key| known.contains_key(key)).peekable();
-    loop {
-        match (left.peek().copied(), right.peek().copied()) {
-            (None, None) => return merged,
-            (Some(have), _) if !wanted.contains_key(have) => {
+    let mut done = HashSet::new();
+    let mut shared =
+        config.iter().map(|(key, _)| key).filter(|key| known.contains_key(key.as_str())).peekable();
+    let (mut left, mut right) = (0, 0);
+    while left < live.len() || right < config.len() {
+        if let (Some((have, _)), Some((want, _))) = (live.get(left), config.get(right)) {
+            if have == want {
                 merged.push(joined(have));
-                left.next();
+                done.insert(have.as_str());
+                shared.next();
+                left += 1;
+                right += 1;
+                continue;
             }
-            (Some(have), want)
-                if want != Some(have)
-                    && (done.contains(have) || shared.peek().is_some_and(|next| *next != have)) =>
+            if wanted.contains_key(have.as_str()) && shared.peek().is_some_and(|next| *next != have)
             {
-                // Merged already, or its turn comes later in the configuration's order.
-                left.next();
-            }
-            (have, Some(want)) => {
-                merged.push(joined(want));
-                done.insert(want);
-                right.next();
-                shared.next_if_eq(&want);
-                if have == Some(want) {
-                    left.next();
-                }
-            }
-            (Some(_), None) => {
-                left.next();
+                left += 1;
+                continue;
             }
         }
+        if let Some((have, _)) = live.get(left) {
+            if !wanted.contains_key(have.as_str()) {
+                merged.push(joined(have));
+                left += 1;
+                continue;
+            }
+            if done.contains(have.as_str()) {
+                left += 1;
+            }
+        }
+        match config.get(right) {
+            Some((want, _)) => {
+                merged.push(joined(want));
+                done.insert(want.as_str());
+                if shared.peek().is_some_and(|next| *next == want) {
+                    shared.next();
+                }
+                right += 1;
+            }
+            // Only shared items that were merged already are left.
+            None => left += 1,
+        }
     }
+    merged
 }
 
 /// Removes what `last` holds and `keep` does not, from a merged value.

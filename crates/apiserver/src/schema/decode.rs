@@ -55,7 +55,8 @@ impl Reader {
             Kind::IntOrString => {
                 self.scalar(value, value.is_string() || value.is_i64(), "intstr.IntOrString")
             }
-            Kind::Time | Kind::MicroTime => self.time(value),
+            Kind::Time => self.time(value),
+            Kind::MicroTime => self.micro_time(value),
             Kind::Array(element) => self.array(element, value),
             Kind::Map(values) => self.map(values, value),
             Kind::Object(_) => self.object(schema, value),
@@ -186,6 +187,21 @@ impl Reader {
         }
         Err(WrongType(format!(
             "parsing time \"\\\"{text}\\\"\" as \"\\\"2006-01-02T15:04:05Z07:00\\\"\": cannot parse \"{text}\\\"\" as \"2006\""
+        )))
+    }
+
+    /// Go insists on the fraction.
+    fn micro_time(&self, value: &mut Value) -> Result<(), WrongType> {
+        self.time(value)?;
+        let text = value.as_str().unwrap_or_default();
+        let (_, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let digits = fraction.chars().take_while(char::is_ascii_digit).count();
+        if digits == 6 {
+            return Ok(());
+        }
+        Err(WrongType(format!(
+            "parsing time \"{text}\" as \"2006-01-02T15:04:05.000000Z07:00\": cannot parse \"{}\" as \".000000\"",
+            text.get(19..).unwrap_or_default()
         )))
     }
 

@@ -98,8 +98,7 @@ fn owners(list: &Value, errors: &mut Errors) {
 
 fn name_errors(resource: &ResourceType, name: &str) -> Vec<String> {
     match resource.storage.as_str() {
-        "/namespaces" => names::label(name),
-        "/services" => names::label(name),
+        "/namespaces" | "/services" => names::label(name),
         "rbac.authorization.k8s.io/roles"
         | "rbac.authorization.k8s.io/rolebindings"
         | "rbac.authorization.k8s.io/clusterroles"

@@ -281,7 +281,9 @@ pub fn change(new: &Value, old: &Value, errors: &mut Errors) {
         }
         let images: BTreeMap<usize, Value> =
             list(&before[kind]).map(|(index, have)| (index, have["image"].clone())).collect();
-        for (index, container) in after[kind].as_array_mut().into_iter().flatten().enumerate() {
+        for (index, container) in
+            after.get_mut(kind).and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+        {
             if text(container, "image").is_empty() {
                 errors.required(format!("spec.{kind}[{index}].image"), "");
             }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Errors, names, pods};
 
@@ -73,15 +73,11 @@ fn duplicates(ports: &[&Value], errors: &mut Errors) {
     let mut seen = HashSet::new();
     for (index, port) in ports.iter().enumerate() {
         if !seen.insert((port["port"].as_i64(), text(port, "protocol"))) {
-            let shown = json!({
-                "Name": "",
-                "Protocol": port["protocol"],
-                "AppProtocol": null,
-                "Port": port["port"],
-                "TargetPort": 0,
-                "NodePort": 0,
-            });
-            errors.duplicate(format!("spec.ports[{index}]"), &shown);
+            let message = format!(
+                "Duplicate value: {{\"Name\":\"\",\"Protocol\":{},\"AppProtocol\":null,\"Port\":{},\"TargetPort\":0,\"NodePort\":0}}",
+                port["protocol"], port["port"]
+            );
+            errors.plain("FieldValueDuplicate", &format!("spec.ports[{index}]"), message);
         }
     }
 }
@@ -181,12 +177,10 @@ pub fn slice_change(new: &Value, old: &Value, errors: &mut Errors) {
 pub fn budget(value: &Value, errors: &mut Errors) {
     let spec = &value["spec"];
     if !spec["minAvailable"].is_null() && !spec["maxUnavailable"].is_null() {
-        let shown = json!({
-            "MinAvailable": spec["minAvailable"],
-            "Selector": spec["selector"],
-            "MaxUnavailable": spec["maxUnavailable"],
-            "UnhealthyPodEvictionPolicy": null,
-        });
-        errors.invalid("spec", &shown, "minAvailable and maxUnavailable cannot be both set");
+        let message = format!(
+            "Invalid value: {{\"MinAvailable\":{},\"Selector\":{},\"MaxUnavailable\":{},\"UnhealthyPodEvictionPolicy\":null}}: minAvailable and maxUnavailable cannot be both set",
+            spec["minAvailable"], spec["selector"], spec["maxUnavailable"]
+        );
+        errors.plain("FieldValueInvalid", "spec", message);
     }
 }

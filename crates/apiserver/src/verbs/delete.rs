@@ -20,6 +20,7 @@ use crate::store::{Expect, Key, Stored, WriteError};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
+const JOB_WARNING: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
 const ATTEMPTS: usize = 32;
 
 /// How a deletion went.
@@ -37,6 +38,12 @@ struct Deleted {
 /// The refusal that the client gets.
 pub async fn delete(operation: &Operation, bytes: &Bytes) -> Result<Response, Status> {
     let options = options(operation, bytes)?;
+    if operation.resource.storage == "batch/jobs"
+        && options.propagation.is_none()
+        && options.orphan.is_none()
+    {
+        operation.warn(JOB_WARNING);
+    }
     let name = operation.call.info.name.clone();
     let deleted = delete_one(operation, &name, &options).await?;
     let resource = &operation.resource;
@@ -186,6 +193,13 @@ async fn delete_key(
             }
         };
         match done {
+            Ok((stored, false))
+                if kinds::may_go(&stored.value) && stored.value["kind"] == "Pod" =>
+            {
+                let gone = store.remove(key.clone(), stored.revision).await;
+                let value = gone.map_or_else(|_| stored.value.clone(), |gone| gone.value.clone());
+                return Ok(Deleted { value, is_gone: true });
+            }
             Ok((stored, is_gone)) => {
                 operation.api.changed(&operation.resource.storage).await;
                 return Ok(Deleted { value: stored.value.clone(), is_gone });
@@ -249,10 +263,21 @@ fn step(operation: &Operation, current: &Arc<Stored>, options: &DeleteOptions) -
     let list = if finalizers.is_empty() { Value::Null } else { json!(finalizers) };
     object::set_meta(&mut value, "finalizers", list);
     if keeps && !graceful {
-        mark(&mut value);
+        if resource.storage == "/namespaces" {
+            if !object::is_deleting(&value) {
+                object::set_meta(&mut value, "deletionTimestamp", object::now());
+            }
+        } else {
+            mark(&mut value);
+        }
         kinds::mark_deleting(resource, &mut value);
     }
     if !keeps && !graceful {
+        // Pods are seen going even when they go at once.
+        if resource.storage == "/pods" && value["metadata"]["deletionGracePeriodSeconds"] != 0 {
+            mark(&mut value);
+            return Step::Mark(value);
+        }
         return Step::Remove;
     }
     if value == before { Step::Pending } else { Step::Mark(value) }
@@ -331,6 +356,7 @@ fn finalizers(operation: &Operation, value: &Value, options: &DeleteOptions) -> 
         (None, Some("Orphan")) => (true, false),
         (None, Some("Foreground")) => (false, true),
         (None, Some(_)) => (false, false),
+        (None, None) if kinds::orphans_by_default(&operation.resource) => (true, false),
         (None, None) => (has(ORPHAN, &list), has(FOREGROUND, &list)),
     };
     list.retain(|name| name != ORPHAN && name != FOREGROUND);

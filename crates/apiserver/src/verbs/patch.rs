@@ -83,6 +83,21 @@ fn json_patch(bytes: &[u8]) -> Result<json_patch::Patch, Status> {
         .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))
 }
 
+/// A patch whose outcome cannot be read is an invalid patch.
+fn unreadable(status: &Status, outcome: &Value) -> Status {
+    let why = match status.message().split_once(" cannot be handled as a ") {
+        Some((_, rest)) => rest.split_once(": ").map_or(rest, |(_, why)| why),
+        None => status.message(),
+    };
+    let value = Value::from(outcome.to_string());
+    let cause = Cause {
+        reason: "FieldValueInvalid",
+        message: format!("Invalid value: {value}: {why}"),
+        field: "patch".into(),
+    };
+    Status::invalid("", "", "", vec![cause])
+}
+
 /// Applies a change to the current state and writes the outcome.
 async fn edit(
     operation: &Operation,
@@ -93,7 +108,8 @@ async fn edit(
         let mut new = old.clone();
         change(&mut new)?;
         operation.check_kind(&mut new)?;
-        incoming::decode(operation, &mut new)?;
+        let shown = new.clone();
+        incoming::decode(operation, &mut new).map_err(|status| unreadable(&status, &shown))?;
         // A patch that does not touch the version does not depend on it.
         if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
             crate::object::set_meta(&mut new, "resourceVersion", Value::Null);

@@ -59,7 +59,10 @@ pub fn get(operation: &Operation) -> Result<Response, Status> {
         operation.api.store.get(&operation.key(name)).ok_or_else(|| operation.not_found(name))?;
     let format = negotiate::format(&operation.call.parts.headers)?;
     let value = show::in_version(&operation.resource, &stored.value);
-    if format.view == View::Object && !format.yaml && matches!(value, std::borrow::Cow::Borrowed(_))
+    if format.view == View::Object
+        && operation.warnings.lock().is_empty()
+        && !format.yaml
+        && matches!(value, std::borrow::Cow::Borrowed(_))
     {
         return Ok(respond::raw(200, "application/json", stored.json()));
     }
