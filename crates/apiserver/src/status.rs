@@ -185,7 +185,9 @@ impl Status {
         self
     }
 
-    fn with_empty_details(mut self) -> Self {
+    /// Shows `details` even though there is nothing in them.
+    #[must_use]
+    pub fn with_empty_details(mut self) -> Self {
         self.0.has_details = true;
         self
     }

@@ -139,7 +139,7 @@ pub fn forbidden(user: &User, info: &RequestInfo, reason: &str) -> Status {
     let refusal = refusal.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let refusal = if reason.is_empty() { refusal } else { format!("{refusal}: {reason}") };
     if !info.is_resource {
-        return Status::new(403, "Forbidden", format!("forbidden: {refusal}"));
+        return Status::new(403, "Forbidden", format!("forbidden: {refusal}")).with_empty_details();
     }
     let resource = qualified(&info.group, &info.resource);
     let message = if info.name.is_empty() {
