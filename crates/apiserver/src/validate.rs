@@ -148,6 +148,7 @@ fn spec(resource: &ResourceType, value: &Value, errors: &mut Errors) {
 
 fn change(resource: &ResourceType, new: &Value, old: &Value, errors: &mut Errors) {
     match resource.storage.as_str() {
+        crd::definition::STORAGE => crd::definition::change(new, old, errors),
         "/pods" => pods::change(new, old, errors),
         "/services" => services::service_change(new, old, errors),
         "/configmaps" | "/secrets" => policy::data_change(new, old, errors),

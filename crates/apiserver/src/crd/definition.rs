@@ -92,6 +92,17 @@ pub fn validate(value: &Value, errors: &mut Errors) {
     validate_versions(value, errors);
 }
 
+/// Checks a change of a definition.
+pub fn change(new: &Value, old: &Value, errors: &mut Errors) {
+    for path in ["/spec/group", "/spec/scope", "/spec/names/kind", "/spec/names/plural"] {
+        let (before, after) = (old.pointer(path), new.pointer(path));
+        if before != after {
+            let field = path.trim_start_matches('/').replace('/', ".");
+            errors.invalid(field, after.unwrap_or(&Value::Null), "field is immutable");
+        }
+    }
+}
+
 fn validate_versions(value: &Value, errors: &mut Errors) {
     let stored = versions(value).filter(|v| v["storage"] == true).count();
     if stored != 1 {

@@ -59,6 +59,9 @@ pub async fn patch(operation: &Operation, bytes: &Bytes) -> Result<Response, Sta
             .await?
         }
         APPLY => apply::apply(operation, &name, bytes).await?,
+        STRATEGIC => {
+            return Err(Status::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY]));
+        }
         _ => return Err(Status::unsupported_patch()),
     };
     let code = if written.created { 201 } else { 200 };
