@@ -58,8 +58,15 @@ pub(crate) fn build(room: &Room) -> Result<(), BecomeError> {
     settings(room)?;
     folders()?;
     devices()?;
-    for volume in &room.mounts {
+    // Mounts may lie inside each other: outer ones first, and read-only only when the mount points
+    // of the inner ones have been made.
+    let mut volumes: Vec<&Mount> = room.mounts.iter().collect();
+    volumes.sort_by(|a, b| a.target.cmp(&b.target));
+    for volume in &volumes {
         bind_volume(volume)?;
+    }
+    for volume in volumes.iter().filter(|volume| volume.read_only) {
+        read_only(inside(&volume.target)?)?;
     }
     umount2(OLD, MntFlags::MNT_DETACH).doing("leave the machine's root")?;
     fs::remove_dir(OLD).doing("leave the machine's root")?;
@@ -202,8 +209,7 @@ fn bind_volume(volume: &Mount) -> Result<(), BecomeError> {
             File::create(&target).doing(format!("make the mount point {}", volume.target))?;
         }
     }
-    bind(&source, &target)?;
-    if volume.read_only { read_only(&target) } else { Ok(()) }
+    bind(&source, &target)
 }
 
 /// The container path `target`, without steps out of the root.
