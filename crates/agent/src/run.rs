@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tombolo_proxy::accept::listen;
+use tombolo_proxy::connect::resolve;
 use tombolo_proxy::observe::metrics::Workload;
 use tombolo_proxy::proxy::{self, Proxy};
 use tombolo_runtime::admin;
@@ -97,6 +98,7 @@ async fn serve_all(settings: Settings, traffic: tokio::runtime::Handle) -> anyho
         let _traffic = traffic.enter();
         shutdown.spawn_essential("listeners", listen::run(proxy.clone()));
         shutdown.spawn("prune", prune(proxy.clone()));
+        shutdown.spawn("names of upstreams", resolve::run(proxy.clone()));
     }
     wait_and_stop(&settings, &status, &shutdown).await
 }

@@ -5,6 +5,7 @@
 
 pub mod chains;
 pub mod convert;
+pub mod effects;
 pub mod endpoints;
 pub mod headers;
 pub mod http;

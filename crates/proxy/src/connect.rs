@@ -2,5 +2,6 @@
 
 pub mod dial;
 pub mod pool;
+pub mod resolve;
 pub mod tls;
 pub mod upstream;

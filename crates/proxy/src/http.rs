@@ -5,6 +5,7 @@
 
 pub mod attempt;
 pub mod certificate;
+pub mod effects;
 pub mod entry;
 pub mod exchange;
 pub mod head;

@@ -35,6 +35,9 @@ fn scenario() -> ExitCode {
     }
     let world = world::World::new();
     world.start();
+    for pod in ["sleep", "helloworld1", "gateway"] {
+        eprintln!("namespaces: {pod} has {} KiB resident when idle", world.resident(pod));
+    }
     requests_are_answered_by_both_networks(&world);
     the_server_knows_the_client_across_the_gateway(&world);
     nothing_readable_crosses_between_the_networks(&world);

@@ -16,6 +16,7 @@ use tombolo_xds::proto::envoy::config::route::v3::route_action::{
 use tombolo_xds::proto::envoy::config::route::v3::route_match::PathSpecifier;
 
 use crate::config::convert::{flag, fraction, inline, number, timeout};
+use crate::config::effects::{Effects, effects};
 use crate::config::headers::HeaderChanges;
 use crate::config::matchers::{HeaderMatch, QueryMatch, Substitution, full};
 use crate::config::problem::{At, Problem, each};
@@ -58,6 +59,7 @@ pub struct Route {
     pub name: Option<Arc<str>>,
     pub condition: Condition,
     pub action: Action,
+    pub effects: Effects,
     pub request_headers: HeaderChanges,
     pub response_headers: HeaderChanges,
 }
@@ -248,7 +250,7 @@ fn virtual_host(config: &rds::VirtualHost) -> Result<VirtualHost, Problem> {
     })
 }
 
-/// Settings of filters per route would change what those filters do; none is read yet.
+/// Settings of filters for a whole virtual host are not read; those of routes are.
 fn no_filter_config<V>(config: &BTreeMap<String, V>) -> Result<(), Problem> {
     match config.keys().next() {
         Some(name) => Err(Problem::new("is not supported")
@@ -258,7 +260,7 @@ fn no_filter_config<V>(config: &BTreeMap<String, V>) -> Result<(), Problem> {
 }
 
 fn route(config: &rds::Route, retry: Option<&RetryPolicy>) -> Result<Route, Problem> {
-    no_filter_config(&config.typed_per_filter_config)?;
+    let effects = effects(&config.typed_per_filter_config)?;
     let action = match config.action.as_ref() {
         Some(ProtoAction::Route(action)) => {
             Action::Forward(Box::new(forward(action, retry).at("route")?))
@@ -281,6 +283,7 @@ fn route(config: &rds::Route, retry: Option<&RetryPolicy>) -> Result<Route, Prob
         name: Some(config.name.as_str()).filter(|name| !name.is_empty()).map(Into::into),
         condition: condition(config.r#match.as_ref()).at("match")?,
         action,
+        effects,
         request_headers: HeaderChanges::new(
             "request",
             &config.request_headers_to_add,

@@ -13,6 +13,7 @@ use crate::config::http::{HttpSettings, RouteSource};
 use crate::config::rbac::Verdict;
 use crate::config::routes::{Action, Forward, HashSource, HostRewrite, Route, Routes, Targets};
 use crate::http::attempt::Answer;
+use crate::http::effects;
 use crate::http::entry::Entry;
 use crate::http::head::{self, Head};
 use crate::http::reply::Reply;
@@ -52,6 +53,10 @@ pub async fn handle(
     if found.host.require_tls && head.scheme != "https" {
         let location = format!("https://{}{}", head.authority, head.path);
         let reply = Reply::redirect(301, &location, "direct_response");
+        return local(entry, Some(settings), reply, Some((&routes, &found)));
+    }
+    let effects = &found.route.effects;
+    if let Some(reply) = effects::before(effects, &mut entry, &head, &parts.headers).await {
         return local(entry, Some(settings), reply, Some((&routes, &found)));
     }
     match &found.route.action {
@@ -316,6 +321,7 @@ impl Exchange<'_> {
         record.upstream_local = facts.local;
         record.upstream_peer = facts.peer.clone();
         record.response_headers = parts.headers.clone();
+        effects::after(&self.found.route.effects, &record.request_headers, &mut parts.headers);
         let target = chosen.target.map(|target| &target.response_headers);
         change_response(self.routes, self.found, target, &mut parts.headers, record);
         if self.found.host.attempt_count_in_response {

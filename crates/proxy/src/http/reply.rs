@@ -18,6 +18,8 @@ pub struct Reply {
     pub body: Bytes,
     pub headers: HeaderMap,
     pub transport_failure: Option<String>,
+    /// Whether the headers already say the outcome in gRPC's terms.
+    pub grpc_told: bool,
 }
 
 impl Reply {
@@ -30,6 +32,7 @@ impl Reply {
             body: Bytes::new(),
             headers: HeaderMap::new(),
             transport_failure: None,
+            grpc_told: false,
         }
     }
 
@@ -64,7 +67,7 @@ impl Reply {
     /// The head and body to send. A gRPC client gets the outcome in gRPC's own terms.
     pub fn parts(&self, grpc: bool) -> (StatusCode, HeaderMap, Bytes) {
         let mut headers = self.headers.clone();
-        if grpc {
+        if grpc && !self.grpc_told {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert("grpc-status", HeaderValue::from(grpc_status(self.status)));
             if !self.body.is_empty()

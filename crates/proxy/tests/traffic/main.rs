@@ -2,6 +2,7 @@
 
 mod access_log;
 mod balance;
+mod effects;
 mod gateway;
 mod http_path;
 mod identity;
