@@ -146,7 +146,8 @@ fn filter_of(
         let of = &policy.name;
         for (at, rule) in policy.spec.rules.iter().enumerate() {
             // Fields that were not understood may have narrowed the rule.
-            let whole = policy.unknown.iter().all(|path| !path.starts_with("rules"));
+            let here = format!("rules[{at}]");
+            let whole = policy.unknown.iter().all(|path| !path.starts_with(&here));
             let compiled = compile(rule, action, whole, target);
             let name = format!("ns[{}]-policy[{}]-rule[{at}]", of.namespace, of.name);
             rules.extend(compiled.map(|compiled| (name, compiled)));

@@ -29,7 +29,8 @@ pub fn all() -> Vec<String> {
     names
 }
 
-fn folder() -> PathBuf {
+/// Where the scenarios are.
+pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
