@@ -4,6 +4,8 @@
 //! reaches the management server by a Unix socket. The binary is named by `ENVOY`, or is at
 //! `.cache/envoy/bin/envoy`, or is called `envoy` on the path.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up fails")]
+
 #[path = "golden_support/ads.rs"]
 mod ads;
 #[path = "golden_support/scenario.rs"]

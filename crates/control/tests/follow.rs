@@ -3,6 +3,8 @@
 //! `KUBEBUILDER_ASSETS`, or `tools/kubernetes/bin`, is the folder of `etcd` and `kube-apiserver`.
 //! One API server plays both clusters: what it holds is seen once through each link.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up fails")]
+
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -58,6 +60,7 @@ impl ApiServer {
         let path = |name: &str| folder.path().join(name).display().to_string();
         let key = rcgen::KeyPair::generate().unwrap();
         std::fs::write(path("sa.key"), key.serialize_pem()).unwrap();
+        std::fs::write(path("sa.pub"), key.public_key_pem()).unwrap();
         std::fs::write(path("tokens.csv"), "the-token,admin,1,system:masters\n").unwrap();
         let (client, peer, secure) = (free_port(), free_port(), free_port());
         let run = |name: &str, flags: Vec<String>| {
@@ -93,7 +96,7 @@ impl ApiServer {
                 String::from(
                     "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
                 ),
-                format!("--service-account-key-file={}", path("sa.key")),
+                format!("--service-account-key-file={}", path("sa.pub")),
                 format!("--service-account-signing-key-file={}", path("sa.key")),
                 format!("--token-auth-file={}", path("tokens.csv")),
                 String::from("--authorization-mode=Node,RBAC"),
@@ -107,14 +110,13 @@ impl ApiServer {
         }
         let authority = std::fs::read(&certificate).unwrap();
         let kubeconfig = kubeconfig(secure, &authority);
-        let client = tombolo_control::watch::kubeconfig::client(
-            kubeconfig.as_bytes(),
-            Loopback::Allowed,
-        )
-        .await
-        .unwrap();
+        let client =
+            tombolo_control::watch::kubeconfig::client(kubeconfig.as_bytes(), Loopback::Allowed)
+                .await
+                .unwrap();
         while client.apiserver_version().await.is_err() {
-            assert!(Instant::now() < deadline, "kube-apiserver does not answer");
+            let log = || std::fs::read_to_string(path("kube-apiserver.log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "kube-apiserver does not answer: {}", log());
             sleep(Duration::from_millis(200)).await;
         }
         Self { client, kubeconfig, folder, _processes: vec![etcd, server] }
@@ -302,6 +304,8 @@ async fn a_cluster_is_linked_linked_anew_and_forgotten() {
         .unwrap();
     until(&pipeline, "forgotten", &["cluster01"], &["cluster01"]).await;
     assert_eq!(pipeline.clusters.all().len(), 1);
-    assert!(shutdown.stop(Duration::from_secs(5)).await == tombolo_runtime::shutdown::Outcome::Clean);
+    assert!(
+        shutdown.stop(Duration::from_secs(5)).await == tombolo_runtime::shutdown::Outcome::Clean
+    );
     drop(Arc::new(pipeline));
 }

@@ -2,6 +2,8 @@
 //!
 //! Every folder of `golden/` is a scenario: see `golden_support/scenario.rs`.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up fails")]
+
 #[path = "golden_support/scenario.rs"]
 mod scenario;
 

@@ -1,21 +1,26 @@
 //! What pictures promise: the order of events does not show, and changes touch no more than they
 //! must.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up fails")]
+
 #[path = "golden_support/scenario.rs"]
 mod scenario;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
-use tombolo_control::compile::compile;
 use tombolo_control::compile::resource::ResourceType;
 use tombolo_control::index::live::{Change, Event, Live};
 use tombolo_control::index::objects::Object;
 use tombolo_control::index::picture::Picture;
 use tombolo_control::push::publish::Changes;
 use tombolo_control::push::publisher::Publisher;
+use tombolo_control::serve::ads::Compile;
+use tombolo_control::serve::compiler::Compiler;
 use tombolo_model::endpoint::Health;
 use tombolo_model::id::{ClusterId, Host, ObjectName};
+use tombolo_xds::resource::Resources;
 
 const SCENARIO: &str = "traffic-rules";
 
@@ -85,27 +90,29 @@ fn a_change_of_endpoints_compiles_only_those_endpoints() {
     let sleep = &proxies["cluster01-sleep"].0;
     let publisher = Publisher::new(picture);
     let before = publisher.latest();
-    let endpoints = publisher.resources(&before, sleep, ResourceType::Endpoint);
-    let clusters = publisher.resources(&before, sleep, ResourceType::Cluster);
+    let compiler = Compiler::default();
+    let endpoints = compiler.compile(&before, sleep, ResourceType::Endpoint);
+    let clusters = compiler.compile(&before, sleep, ResourceType::Cluster);
 
     assert!(publisher.publish(Picture::of(&live(with_second_cluster_unready()))));
     let after = publisher.latest();
     let host = Host::new("helloworld.sample.svc.cluster.local");
     let changes = after.changes_since(before.generation);
-    assert_eq!(
-        changes,
-        Changes { endpoints: BTreeSet::from([host]), ..Changes::default() },
-    );
+    assert_eq!(changes, Changes { endpoints: BTreeSet::from([host]), ..Changes::default() },);
     assert!(changes.touches(ResourceType::Endpoint, sleep));
     assert!(!changes.touches(ResourceType::Cluster, sleep));
 
-    let now = publisher.resources(&after, sleep, ResourceType::Endpoint);
-    assert_eq!(now.resources, compile(&after.picture, sleep, ResourceType::Endpoint).resources);
-    let different: Vec<&str> = now
-        .resources
-        .iter()
-        .filter(|(name, resource)| endpoints.resources.get(*name) != Some(resource))
-        .map(|(name, _)| name.as_str())
+    let now = compiler.compile(&after, sleep, ResourceType::Endpoint);
+    let afresh = Compiler::default().compile(&after, sleep, ResourceType::Endpoint);
+    let versions = |of: &Resources| -> BTreeMap<Arc<str>, Arc<str>> {
+        of.iter().map(|(name, resource)| (name.clone(), resource.version.clone())).collect()
+    };
+    assert_eq!(versions(&now), versions(&afresh));
+    let before = versions(&endpoints);
+    let different: Vec<String> = versions(&now)
+        .into_iter()
+        .filter(|(name, version)| before.get(name) != Some(version))
+        .map(|(name, _)| name.to_string())
         .collect();
     assert_eq!(
         different,
@@ -114,7 +121,8 @@ fn a_change_of_endpoints_compiles_only_those_endpoints() {
             "outbound|5000||helloworld.sample.svc.cluster.local",
         ]
     );
-    assert_eq!(publisher.resources(&after, sleep, ResourceType::Cluster), clusters);
+    let again = compiler.compile(&after, sleep, ResourceType::Cluster);
+    assert_eq!(versions(&again), versions(&clusters));
 }
 
 #[test]
@@ -143,7 +151,15 @@ fn a_reader_that_missed_pictures_is_told_all_their_changes() {
     publisher.publish(Picture::of(&live(events)));
     let latest = publisher.latest();
     let changes = latest.changes_since(seen);
-    assert!(changes.everything, "an identity of `sleep` went: {changes:?}");
-    assert!(changes.touches(ResourceType::Cluster, sleep));
+    let host = |name: &str| Host::new(&format!("{name}.sample.svc.cluster.local"));
+    let gone = ObjectName::new("sample", "sleep-78ff5975c6-bbbbb");
+    let want = Changes {
+        everything: false,
+        endpoints: BTreeSet::from([host("helloworld"), host("sleep")]),
+        pods: BTreeSet::from([(ClusterId::new("cluster02"), gone)]),
+    };
+    assert_eq!(changes, want);
+    assert!(changes.touches(ResourceType::Endpoint, sleep));
+    assert!(!changes.touches(ResourceType::Cluster, sleep), "another cluster's pod went");
     assert_eq!(latest.changes_since(latest.generation), Changes::default());
 }

@@ -200,10 +200,10 @@ fn compile(rule: &Rule, action: rbac::Action, whole: bool, target: Target<'_>) -
     {
         return None;
     }
-    if !callers.is_empty() && !(callers_dropped && !allow) {
+    if !callers.is_empty() && (allow || !callers_dropped) {
         when_from.insert(0, any_id(callers));
     }
-    if !calls.is_empty() && !(calls_dropped && !allow) {
+    if !calls.is_empty() && (allow || !calls_dropped) {
         when_to.insert(0, any_rule(calls));
     }
     Some(Policy {

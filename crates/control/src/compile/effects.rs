@@ -112,7 +112,6 @@ fn fault(
             fault_delay_secifier: Some(fault_delay::FaultDelaySecifier::FixedDelay(
                 parts::duration(fixed.0),
             )),
-            ..FaultDelay::default()
         })
     });
     let abort = asked.abort.as_ref().and_then(|abort| {

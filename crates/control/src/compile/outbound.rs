@@ -75,9 +75,22 @@ pub(crate) fn listeners(scope: &Scope<'_>, diagnostics: &mut Vec<Diagnostic>) ->
     for (number, services) in shared {
         let mut of = listener(scope, format!("0.0.0.0_{number}"), None, number);
         fill(scope, &mut of, "0.0.0.0", &services, diagnostics);
+        if of.filter_chains.iter().all(|chain| chain.filter_chain_match.is_some()) {
+            // Only ranges: other addresses on this port are none of ours.
+            of.default_filter_chain = Some(passed_on(scope));
+        }
         all.push(of);
     }
     all
+}
+
+/// For connections that no service is for.
+fn passed_on(scope: &Scope<'_>) -> FilterChain {
+    FilterChain {
+        name: String::from("PassthroughFilterChain"),
+        filters: vec![filters::to(scope, fallback(scope))],
+        ..FilterChain::default()
+    }
 }
 
 /// A port of a service whose connections are told apart by their address.
@@ -194,11 +207,7 @@ fn of_requests(
     let mut of = listener(scope, format!("0.0.0.0_{number}"), None, number);
     of.filter_chains = vec![request_chain(scope, "0.0.0.0", number, number.to_string())];
     of.listener_filters = vec![filters::tls_inspector(), filters::http_inspector(&[])];
-    of.default_filter_chain = Some(FilterChain {
-        name: String::from("PassthroughFilterChain"),
-        filters: vec![filters::to(scope, fallback(scope))],
-        ..FilterChain::default()
-    });
+    of.default_filter_chain = Some(passed_on(scope));
     let mut chains = opaque_chains(scope, "0.0.0.0", tcp, diagnostics);
     let catch_all = chains.iter().position(|chain| chain.filter_chain_match.is_none());
     if let Some(at) = catch_all {

@@ -77,10 +77,7 @@ fn balance(balancer: &LoadBalancer, cluster: &mut Cluster) {
 fn by_hash(hash: &ConsistentHash) -> (LbPolicy, LbConfig) {
     if let Some(maglev) = &hash.maglev {
         let table_size = maglev.table_size.map(|value| UInt64Value { value });
-        return (
-            LbPolicy::Maglev,
-            LbConfig::MaglevLbConfig(MaglevLbConfig { table_size, ..MaglevLbConfig::default() }),
-        );
+        return (LbPolicy::Maglev, LbConfig::MaglevLbConfig(MaglevLbConfig { table_size }));
     }
     let asked = hash.ring_hash.as_ref().and_then(|ring| ring.minimum_ring_size);
     let value = asked.or(hash.minimum_ring_size).unwrap_or(RING);

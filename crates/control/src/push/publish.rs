@@ -7,11 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tombolo_model::id::{ClusterId, Host, ObjectName};
 use tombolo_model::service::Resolution;
 
+use crate::compile::ScopeKey;
 use crate::compile::resource::ResourceType;
+use crate::diagnostic::Diagnostic;
 use crate::index::picture::Picture;
 use crate::proxy::Proxy;
 
@@ -58,14 +61,50 @@ pub struct Published {
     pub generation: u64,
     /// The picture.
     pub picture: Arc<Picture>,
+    /// What was found while compiling, in this and former generations.
+    pub remarks: Arc<Remarks>,
     /// What each of the last generations changed, the latest last.
     recent: VecDeque<Arc<Changes>>,
+}
+
+/// What users should know that only shows when configuration is compiled, by scope and type.
+#[derive(Debug, Default)]
+pub struct Remarks {
+    by_scope: Mutex<BTreeMap<(ScopeKey, ResourceType), Vec<Diagnostic>>>,
+}
+
+impl Remarks {
+    /// Notes what was found for a scope, in place of what was found before.
+    pub fn set(&self, key: &(ScopeKey, ResourceType), found: Vec<Diagnostic>) {
+        let mut by_scope = self.by_scope.lock();
+        for diagnostic in &found {
+            if !by_scope.values().flatten().any(|known| known == diagnostic) {
+                tracing::warn!(%diagnostic, "an object has less effect than it says");
+            }
+        }
+        by_scope.insert(key.clone(), found);
+    }
+
+    /// Forgets scopes that nobody asks for any more.
+    pub fn retain(&self, used: impl Fn(&(ScopeKey, ResourceType)) -> bool) {
+        self.by_scope.lock().retain(|key, _| used(key));
+    }
+
+    /// All of them, sorted, each once.
+    pub fn all(&self) -> BTreeSet<Diagnostic> {
+        self.by_scope.lock().values().flatten().cloned().collect()
+    }
 }
 
 impl Published {
     /// The first picture.
     pub fn first(picture: Picture) -> Self {
-        Self { generation: 1, picture: Arc::new(picture), recent: VecDeque::new() }
+        Self {
+            generation: 1,
+            picture: Arc::new(picture),
+            remarks: Arc::default(),
+            recent: VecDeque::new(),
+        }
     }
 
     /// The next picture, or nothing when it is equal to this one.
@@ -79,7 +118,19 @@ impl Published {
             recent.pop_front();
         }
         recent.push_back(Arc::new(changes(&self.picture, &picture)));
-        Some(Self { generation: self.generation + 1, picture: Arc::new(picture), recent })
+        Some(Self {
+            generation: self.generation + 1,
+            picture: Arc::new(picture),
+            remarks: Arc::clone(&self.remarks),
+            recent,
+        })
+    }
+
+    /// What users should know: about the picture, and about what was compiled from it.
+    pub fn diagnostics(&self) -> BTreeSet<Diagnostic> {
+        let mut all = self.remarks.all();
+        all.extend(self.picture.diagnostics.iter().cloned());
+        all
     }
 
     /// What changed since generation `seen`; everything when that is not remembered.

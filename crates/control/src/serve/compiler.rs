@@ -1,4 +1,6 @@
 //! Compiles what several proxies share once: proxies that see the same share one map.
+//!
+//! A change of endpoints compiles only the endpoints of the hosts that changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,8 +9,8 @@ use parking_lot::Mutex;
 use tombolo_xds::resource::{Resource, Resources};
 
 use crate::compile::resource::ResourceType;
-use crate::compile::{Compiled, ScopeKey, own, scope_key, shared};
-use crate::proxy::Proxy;
+use crate::compile::{self, ScopeKey};
+use crate::proxy::{Proxy, ProxyKind};
 use crate::push::publish::Published;
 use crate::serve::ads::Compile;
 
@@ -18,7 +20,7 @@ pub struct Compiler {
     kept: Mutex<BTreeMap<(ScopeKey, ResourceType), Kept>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Kept {
     /// The generation it was compiled from, or was found unchanged in.
     generation: u64,
@@ -30,33 +32,53 @@ const UNUSED: u64 = 16;
 
 impl Compiler {
     fn shared(&self, published: &Published, proxy: &Proxy, kind: ResourceType) -> Arc<Resources> {
-        let key = (scope_key(&published.picture, proxy), kind);
+        let picture = &published.picture;
+        let key = (compile::scope_key(picture, proxy), kind);
         let generation = published.generation;
-        {
-            let mut kept = self.kept.lock();
-            if let Some(found) = kept.get_mut(&key)
-                && found.generation <= generation
-            {
-                let changes = published.changes_since(found.generation);
-                let endpoints = kind == ResourceType::Endpoint && !changes.endpoints.is_empty();
-                if !changes.everything && !endpoints {
-                    found.generation = generation;
-                    return found.resources.clone();
-                }
-            }
-        }
+        let found = self.kept.lock().get(&key).cloned();
+        let found = found.filter(|found| found.generation <= generation);
         // Compiled without the lock: twice at worst, and equally.
-        let compiled = shared(&published.picture, proxy, kind);
-        let resources = Arc::new(resources(compiled));
+        let resources = match found.map(|found| brought_up(found, published, proxy, kind)) {
+            Some(Some(resources)) => resources,
+            Some(None) | None => {
+                let compiled = compile::shared(picture, proxy, kind);
+                published.remarks.set(&key, compiled.diagnostics);
+                Arc::new(resources(compiled.resources))
+            }
+        };
         let mut kept = self.kept.lock();
         kept.retain(|_, kept| kept.generation + UNUSED > generation);
-        kept.insert(key, Kept { generation, resources: resources.clone() });
+        published.remarks.retain(|key| kept.contains_key(key));
+        kept.insert(key, Kept { generation, resources: Arc::clone(&resources) });
         resources
     }
 }
 
-fn resources(compiled: Compiled) -> Resources {
-    let named = compiled.resources.into_iter().map(|(name, resource)| {
+/// What was kept, with the endpoints that changed since; nothing when more than that changed.
+fn brought_up(
+    found: Kept,
+    published: &Published,
+    proxy: &Proxy,
+    kind: ResourceType,
+) -> Option<Arc<Resources>> {
+    let changes = published.changes_since(found.generation);
+    // Ports of a gateway are translated by the services of its own pod.
+    let own_pod = proxy.kind == ProxyKind::Router
+        && changes.pods.contains(&(proxy.cluster.clone(), proxy.pod.clone()));
+    if changes.everything || own_pod {
+        return None;
+    }
+    if kind != ResourceType::Endpoint || changes.endpoints.is_empty() {
+        return Some(found.resources);
+    }
+    let fresh = compile::endpoints_of(&published.picture, proxy, &changes.endpoints);
+    let mut all = Resources::clone(&found.resources);
+    all.extend(resources(fresh));
+    Some(Arc::new(all))
+}
+
+fn resources(of: compile::resource::Resources) -> Resources {
+    let named = of.into_iter().map(|(name, resource)| {
         let name: Arc<str> = name.into();
         let resource =
             Resource { name: name.clone(), version: resource.version, body: resource.body };
@@ -68,12 +90,12 @@ fn resources(compiled: Compiled) -> Resources {
 impl Compile for Compiler {
     fn compile(&self, published: &Published, proxy: &Proxy, kind: ResourceType) -> Arc<Resources> {
         let shared = self.shared(published, proxy, kind);
-        let own = resources(own(&published.picture, proxy, kind));
-        if own.is_empty() {
+        let own = compile::own(&published.picture, proxy, kind);
+        if own.resources.is_empty() {
             return shared;
         }
         let mut all = Resources::clone(&shared);
-        all.extend(own);
+        all.extend(resources(own.resources));
         Arc::new(all)
     }
 }

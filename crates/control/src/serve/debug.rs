@@ -180,7 +180,7 @@ impl Debug {
     }
 
     fn diagnosticsz(&self) -> Value {
-        let picture = self.publisher.latest().picture.clone();
+        let diagnostics = self.publisher.latest().diagnostics();
         let show = |it: &crate::diagnostic::Diagnostic| {
             json!({
                 "cluster": it.cluster.as_str(), "kind": it.kind,
@@ -188,7 +188,7 @@ impl Debug {
                 "message": it.message,
             })
         };
-        picture.diagnostics.iter().map(show).collect()
+        diagnostics.iter().map(show).collect()
     }
 
     fn registryz(&self) -> Value {

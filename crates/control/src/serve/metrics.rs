@@ -54,7 +54,7 @@ impl Collector for State {
             (
                 "pilot_diagnostics",
                 "Objects with something that has no effect",
-                count(picture.diagnostics.len()),
+                count(published.diagnostics().len()),
             ),
             (
                 "citadel_server_root_cert_expiry_timestamp",
