@@ -57,13 +57,13 @@ proptest! {
         let (openings, rest): (Vec<Event>, Vec<Event>) =
             shuffled.into_iter().partition(is_opening);
         let repeated: Vec<Event> = again.iter().map(|at| at.get(&rest).clone()).collect();
-        let came_and_went =
-            repeated.iter().flat_map(|event| [Some(event.clone()), undo(event)]).flatten();
+        let came_and_went: Vec<Event> =
+            repeated.iter().flat_map(|event| [Some(event.clone()), undo(event)]).flatten().collect();
         let all = openings
             .into_iter()
             .chain(came_and_went)
-            .chain(rest.clone())
-            .chain(repeated.clone());
+            .chain(rest)
+            .chain(repeated);
         prop_assert_eq!(Picture::of(&live(all)), want);
     }
 }
