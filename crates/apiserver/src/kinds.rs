@@ -30,8 +30,6 @@ const COUNTED: &[&str] = &[
     "apiextensions.k8s.io/customresourcedefinitions",
     "admissionregistration.k8s.io/mutatingwebhookconfigurations",
     "admissionregistration.k8s.io/validatingwebhookconfigurations",
-    "admissionregistration.k8s.io/validatingadmissionpolicies",
-    "admissionregistration.k8s.io/validatingadmissionpolicybindings",
 ];
 /// Kinds whose deletion answers with the object instead of a `Status`.
 const RETURN_DELETED: &[&str] = &[
@@ -63,8 +61,6 @@ const CREATED_BY_UPDATE: &[&str] = &[
 ];
 const NEVER_UNCONDITIONAL: &[&str] = &[
     "admissionregistration.k8s.io/mutatingwebhookconfigurations",
-    "admissionregistration.k8s.io/validatingadmissionpolicies",
-    "admissionregistration.k8s.io/validatingadmissionpolicybindings",
     "admissionregistration.k8s.io/validatingwebhookconfigurations",
     "apiextensions.k8s.io/customresourcedefinitions",
     "apiregistration.k8s.io/apiservices",
@@ -246,10 +242,8 @@ fn prepare_main_update(resource: &ResourceType, new: &mut Value, old: &Value) {
             object::child(new, "spec").insert("finalizers".to_owned(), finalizers);
         }
         "apps/daemonsets" => count_templates(new, old),
-        "/secrets" => {
-            if new["type"].as_str().unwrap_or_default().is_empty() {
-                new["type"] = old["type"].clone();
-            }
+        "/secrets" if new["type"].as_str().unwrap_or_default().is_empty() => {
+            new["type"] = old["type"].clone();
         }
         _ => (),
     }

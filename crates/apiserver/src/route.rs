@@ -13,6 +13,15 @@ use crate::verbs::options::WriteOptions;
 use crate::verbs::{Operation, create, delete, patch, read, update, watch};
 use crate::{body, health, kubelet, paths, respond, reviews, subresources};
 
+/// What is kept but has no effect here.
+const NOT_ENFORCED: &[(&str, &str)] = &[
+    ("/resourcequotas", "resource quotas are kept but not enforced by this API server"),
+    ("/limitranges", "limit ranges are kept but not enforced by this API server"),
+    (
+        "apiregistration.k8s.io/apiservices",
+        "API services are kept but requests are not passed on to them by this API server",
+    ),
+];
 const ENDPOINTS_WARNING: &str =
     "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 
@@ -70,6 +79,13 @@ pub async fn route(api: &Arc<Api>, mut call: Call, incoming: Incoming) -> Result
     }
     if operation.resource.storage == "/endpoints" {
         operation.warn(ENDPOINTS_WARNING);
+    }
+    if matches!(operation.call.info.verb.as_str(), "create" | "update" | "patch") {
+        for (storage, what) in NOT_ENFORCED {
+            if operation.resource.storage == *storage {
+                operation.warn(*what);
+            }
+        }
     }
     if !operation.subresource().is_empty() {
         return subresources::serve(operation, incoming).await;

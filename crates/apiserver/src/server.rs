@@ -96,7 +96,7 @@ pub struct Api {
     /// Held while a Service's address is chosen and stored.
     pub services: Arc<tokio::sync::Mutex<()>>,
     /// Held while the catalog is made anew.
-    pub definitions: tokio::sync::Mutex<()>,
+    pub definitions: tokio::sync::Mutex<crd::follow::Known>,
     /// Definitions whose objects are being deleted.
     pub cleanups: Mutex<HashSet<String>>,
     /// The port clients reach; settled when the listener is bound.

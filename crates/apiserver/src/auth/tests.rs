@@ -144,7 +144,7 @@ async fn a_secrets_token_is_good_while_the_secret_holds_it() {
 #[tokio::test]
 async fn node_agents_hold_their_role_without_a_binding() {
     let cluster = cluster(&crate::rbac::bootstrap::objects()).await;
-    let authorizer = Authorizer::new(cluster.store.clone());
+    let authorizer = Authorizer::new(cluster.store);
     let update = crate::request::RequestInfo {
         is_resource: true,
         verb: "patch".to_owned(),

@@ -7,6 +7,10 @@ use serde_json::Value;
 use super::formats;
 use crate::status::Cause;
 
+/// Errors that leave rules nothing to be checked against.
+const BLOCKING: &[&str] =
+    &["FieldValueRequired", "FieldValueTooLong", "FieldValueTooMany", "FieldValueTypeInvalid"];
+
 /// Everything wrong with a custom resource. `old` is its state before an update.
 pub fn check(
     schema: &Value,
@@ -22,10 +26,16 @@ pub fn check(
     }
     checker.required(schema, value, "");
     let mut causes = checker.causes;
-    if let Some(rules) = rules
-        && causes.is_empty()
-    {
-        causes.extend(broken_rules(rules, value, old));
+    match rules {
+        Some(rules) if !causes.iter().any(|cause| BLOCKING.contains(&cause.reason)) => {
+            causes.extend(broken_rules(rules, value, old));
+        }
+        Some(_) => causes.push(Cause {
+            reason: "FieldValueInvalid",
+            message: "Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation".to_owned(),
+            field: "<nil>".to_owned(),
+        }),
+        None => (),
     }
     causes
 }
@@ -365,8 +375,9 @@ mod tests {
     use super::*;
 
     fn texts(schema: &Value, value: &Value) -> Vec<String> {
-        let rules = compile_schema(schema);
-        let causes = check(schema, Some(&rules), value, None);
+        let has_rules = schema.to_string().contains("x-kubernetes-validations");
+        let rules = has_rules.then(|| compile_schema(schema));
+        let causes = check(schema, rules.as_ref(), value, None);
         causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
     }
 

@@ -1,6 +1,6 @@
 //! What follows from definitions: the catalog, their conditions, the end of their objects.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -12,18 +12,52 @@ use crate::server::Api;
 use crate::store::{Expect, Key, Store, WriteError};
 use crate::verbs::{Operation, delete};
 
-/// The catalog that the stored definitions make.
-pub fn catalog(store: &Store) -> Catalog {
-    let list = store.list(STORAGE, None);
-    Catalog::new(list.objects.iter().flat_map(|stored| definition::types(&stored.value)))
+/// The types of definitions as they were last read. Reading one compiles its rules, which takes
+/// longer than everything else, so it is done once per change of its spec.
+#[derive(Debug, Default)]
+pub struct Known(HashMap<String, Read>);
+
+#[derive(Debug)]
+struct Read {
+    uid: String,
+    generation: i64,
+    is_deleting: bool,
+    types: Vec<Arc<ResourceType>>,
+}
+
+impl Known {
+    /// The catalog that the stored definitions make.
+    fn catalog(&mut self, store: &Store) -> Catalog {
+        let list = store.list(STORAGE, None);
+        self.0.retain(|name, _| list.objects.iter().any(|stored| stored.key.name == *name));
+        for stored in &list.objects {
+            let uid = object::uid(&stored.value);
+            let generation = stored.value["metadata"]["generation"].as_i64().unwrap_or(0);
+            let is_deleting = object::is_deleting(&stored.value);
+            let is_known = self.0.get(&stored.key.name).is_some_and(|read| {
+                read.uid == uid && read.generation == generation && read.is_deleting == is_deleting
+            });
+            if !is_known {
+                let types = definition::types(&stored.value);
+                let read = Read { uid: uid.to_owned(), generation, is_deleting, types };
+                self.0.insert(stored.key.name.clone(), read);
+            }
+        }
+        Catalog::new(
+            list.objects
+                .iter()
+                .filter_map(|stored| self.0.get(&stored.key.name))
+                .flat_map(|read| read.types.clone()),
+        )
+    }
 }
 
 /// Brings everything in line with the stored definitions. Called after every change of one and at
 /// the start.
 pub async fn follow(api: &Arc<Api>) {
     {
-        let _one = api.definitions.lock().await;
-        api.catalog.store(Arc::new(catalog(&api.store)));
+        let mut known = api.definitions.lock().await;
+        api.catalog.store(Arc::new(known.catalog(&api.store)));
     }
     for stored in api.store.list(STORAGE, None).objects {
         if object::is_deleting(&stored.value) {
@@ -88,8 +122,8 @@ async fn clean(api: &Arc<Api>, name: &str) {
             }
         }
     }
-    let _one = api.definitions.lock().await;
-    api.catalog.store(Arc::new(catalog(&api.store)));
+    let mut known = api.definitions.lock().await;
+    api.catalog.store(Arc::new(known.catalog(&api.store)));
 }
 
 /// Deletes all objects and waits until they are gone, for those that have finalizers.

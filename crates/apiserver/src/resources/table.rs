@@ -78,8 +78,6 @@ const ROWS: &[Row] = &[
     ("storage.k8s.io", "v1", "StorageClass", "storageclasses", "sc", "", 'C', ALL, ""),
     ("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", "", "", 'C', ALL, STATUS),
     ("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "", "api-extensions", 'C', ALL, ""),
-    ("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "", "api-extensions", 'C', ALL, STATUS),
-    ("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "", "api-extensions", 'C', ALL, ""),
     ("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "", "api-extensions", 'C', ALL, ""),
     ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "crd,crds", "api-extensions", 'C', ALL, STATUS),
     ("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "pc", "", 'C', ALL, ""),

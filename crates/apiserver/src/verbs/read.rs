@@ -153,6 +153,9 @@ pub fn list(operation: &Operation) -> Result<Response, Status> {
             metadata.insert("remainingItemCount".to_owned(), rest.len().into());
         }
     }
+    if operation.resource.custom.is_some() {
+        metadata.entry("continue").or_insert_with(|| "".into());
+    }
     answer(operation, &chosen, Value::Object(metadata))
 }
 
@@ -239,6 +242,7 @@ fn answer(
         }
         View::Metadata => {
             let items: Vec<Value> = values.iter().map(|value| table::partial(value)).collect();
+            let items = if items.is_empty() { Value::Null } else { Value::Array(items) };
             json!({
                 "kind": "PartialObjectMetadataList",
                 "apiVersion": "meta.k8s.io/v1",

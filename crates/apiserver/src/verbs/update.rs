@@ -190,7 +190,10 @@ fn check_version(
     let version = object::meta(new, "resourceVersion");
     if version.is_empty() {
         // A patch starts from the current state whatever it is.
-        if is_patch || kinds::may_update_unconditionally(resource) {
+        if is_patch
+            || operation.subresource() == "scale"
+            || kinds::may_update_unconditionally(resource)
+        {
             return Ok(());
         }
         let cause = Cause {
