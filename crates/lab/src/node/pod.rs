@@ -13,5 +13,6 @@ pub(crate) mod probes;
 pub(crate) mod process;
 pub(crate) mod record;
 pub(crate) mod status;
+pub(crate) mod unsupported;
 pub(crate) mod volumes;
 pub(crate) mod work;

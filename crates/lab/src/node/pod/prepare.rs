@@ -316,7 +316,11 @@ fn volume_mount(
 fn sub_path(root: &Path, below: &str) -> Result<std::path::PathBuf, String> {
     let path = root.join(below);
     if !path.exists() {
-        fs::create_dir_all(&path).map_err(|error| error.to_string())?;
+        let made = fs::create_dir_all(&path).and_then(|()| {
+            // Whoever may write to the volume may write here.
+            fs::set_permissions(&path, fs::metadata(root)?.permissions())
+        });
+        made.map_err(|error| error.to_string())?;
     }
     let (path, root) = (
         fs::canonicalize(&path).map_err(|error| error.to_string())?,

@@ -83,6 +83,8 @@ pub(crate) struct Worker {
     runs: BTreeMap<usize, Run>,
     progress: Progress,
     network: Option<Network>,
+    /// It has its network and its volumes.
+    settled: bool,
     volumes: Volumes,
     happened: mpsc::Receiver<Happening>,
     happenings: mpsc::Sender<Happening>,
@@ -118,6 +120,7 @@ impl Worker {
             refresh: Instant::now() + REFRESH,
             runs: BTreeMap::new(),
             network: None,
+            settled: false,
             wake: None,
             stopping: false,
             gone: false,
@@ -230,7 +233,7 @@ impl Worker {
             }
             return;
         }
-        if self.network.is_none() && !self.settle().await {
+        if !self.settled && !self.settle().await {
             self.wake = Some(Instant::now() + RETRY);
             return;
         }

@@ -5,10 +5,12 @@ use tombolo_runtime::errors::chain;
 
 use crate::node::network::addresses;
 use crate::node::network::sandbox::Sandbox;
+use crate::node::pod::unsupported;
 use crate::node::pod::work::{Network, REFRESH, Worker};
 
 impl Worker {
-    /// Gives the pod its network and volumes; false when it must be tried again.
+    /// Gives the pod its network and volumes; false when it must be tried again. Containers start
+    /// only in a pod that has settled.
     pub(super) async fn settle(&mut self) -> bool {
         if self.progress.pod_ip.is_none() {
             match self.join_network().await {
@@ -25,8 +27,11 @@ impl Worker {
             // The network stays; only the volumes are tried again.
             return false;
         }
-        if self.network.is_none() {
-            self.network = Some(Network::Host);
+        self.settled = true;
+        let ignored = unsupported::fields(&self.spec());
+        if !ignored.is_empty() {
+            let text = format!("lab nodes do not act on {}", ignored.join(", "));
+            self.node.events.warning(&self.pod, None, "Unsupported", text);
         }
         true
     }
@@ -34,6 +39,7 @@ impl Worker {
     pub(super) async fn join_network(&mut self) -> Result<String, String> {
         let spec = self.spec();
         if spec.host_network == Some(true) {
+            self.network = Some(Network::Host);
             return Ok(self.progress.host_ip.clone());
         }
         let before = self
