@@ -161,7 +161,9 @@ fn drop_privileges(order: &Order) -> Result<(), BecomeError> {
     setgid(Gid::from_raw(order.gid)).doing(what("group", order.gid))?;
     setuid(Uid::from_raw(order.uid)).doing(what("user", order.uid))?;
     if order.uid == 0 {
-        privileges::set_capabilities(order.capabilities).doing("set capabilities")?;
+        // A machine that is a container itself may not have all of them to give.
+        let held = privileges::held_capabilities().doing("read capabilities")?;
+        privileges::set_capabilities(order.capabilities & held).doing("set capabilities")?;
     }
     if order.no_new_privileges {
         privileges::no_new_privileges().doing("give up new privileges")?;

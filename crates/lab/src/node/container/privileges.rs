@@ -134,7 +134,15 @@ pub(crate) fn set_capabilities(mask: u64) -> io::Result<()> {
     checked(result as libc::c_int)
 }
 
-/// Whether nothing this process executes may gain privileges.
+/// The capabilities that this process has.
+pub(crate) fn held_capabilities() -> io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.ok_or_else(|| io::Error::other("/proc/self/status does not name them"))
+}
+
+/// From now on nothing that this process executes may gain privileges.
 pub(crate) fn no_new_privileges() -> io::Result<()> {
     // SAFETY: prctl with integer arguments touches no memory.
     checked(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })

@@ -137,10 +137,13 @@ impl Worker {
 
     /// Drives the pod until its object is gone.
     pub(crate) async fn run(mut self) {
-        if matches!(
-            self.pod.status.as_ref().and_then(|status| status.phase.as_deref()),
-            Some("Succeeded" | "Failed")
-        ) {
+        let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        self.progress.outcome = match phase {
+            Some("Succeeded") => Some(Outcome::Succeeded),
+            Some("Failed") => Some(Outcome::Failed),
+            _ => None,
+        };
+        if self.progress.outcome.is_some() {
             self.rest().await;
         }
         while !self.done {
@@ -172,7 +175,12 @@ impl Worker {
         loop {
             self.take_wanted();
             if self.gone || self.pod.metadata.deletion_timestamp.is_some() {
-                return self.leave().await;
+                self.leave().await;
+                if self.done {
+                    return;
+                }
+                tokio::time::sleep(RETRY).await;
+                continue;
             }
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { break },

@@ -190,8 +190,8 @@ fn ready(node: &k8s_openapi::api::core::v1::Node) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Whether this node answers for a service's addresses: one node does, the first by name of those
-/// that can serve it.
+/// Whether this node answers for a service's addresses: the first ready node by name does, or,
+/// when traffic must stay on the node that it reaches, every node that has an endpoint.
 fn announces(service: &Service, ports: &[Port], nodes: &BTreeSet<String>, node: &str) -> bool {
     let local = service.spec.as_ref().and_then(|spec| spec.external_traffic_policy.as_deref())
         == Some("Local");
@@ -203,6 +203,5 @@ fn announces(service: &Service, ports: &[Port], nodes: &BTreeSet<String>, node: 
         service.metadata.namespace.as_deref().unwrap_or_default(),
         service.metadata.name.as_deref().unwrap_or_default()
     );
-    // Only a node with an endpoint of its own can serve it; several may, and ARP picks one.
     ports.iter().any(|port| port.name.starts_with(&prefix) && !port.local.is_empty())
 }
