@@ -55,7 +55,9 @@ async fn every_request_is_answered_as_kubernetes_answers_it() {
             if own.code != want.code {
                 found.push(format!("code: ours {} real {}", own.code, want.code));
             }
-            normal::differences("", &own.body, &want.body, &mut found);
+            if !step.is_given() {
+                normal::differences("", &own.body, &want.body, &mut found);
+            }
             if !found.is_empty() {
                 different.insert(name, found);
             }

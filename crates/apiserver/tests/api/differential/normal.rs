@@ -13,6 +13,7 @@ static JWT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"eyJ[\w-]+\.[\w-]+\.[
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"10\.11\.\d+\.\d+").unwrap());
 static DIGEST: LazyLock<Regex> = LazyLock::new(|| Regex::new("X509SHA256=[0-9a-f]+").unwrap());
 static AGE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\d+s$").unwrap());
+static NODE_PORT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r":3\d{4}/").unwrap());
 static VOLUME: LazyLock<Regex> = LazyLock::new(|| Regex::new("kube-api-access-[a-z0-9]+").unwrap());
 static SERVER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"127\.0\.0\.1:\d+").unwrap());
 
@@ -60,9 +61,12 @@ pub fn normal(value: Value) -> Value {
     }
 }
 
-/// A cell; ages are a second more or less.
+/// A cell; node ports are random, ages are a second more or less.
 fn cell(cell: Value) -> Value {
     match cell {
+        Value::String(text) if NODE_PORT.is_match(&text) => {
+            NODE_PORT.replace_all(&text, ":<port>/").into_owned().into()
+        }
         Value::String(text) if AGE.is_match(&text) => "<age>".into(),
         other => normal(other),
     }

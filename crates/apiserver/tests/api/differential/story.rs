@@ -1,4 +1,4 @@
-//! Reads stories: blocks of a title (`# ...`), a request line (`[as USER] METHOD PATH`), lines
+//! Reads stories: blocks of a title (`# ...`, `# given ...` for preparations), a request line (`[as USER] METHOD PATH`), lines
 //! `Header: value` or `save NAME POINTER`, and a body that begins with `{` or `[`.
 
 /// One request of a story.
@@ -12,6 +12,13 @@ pub struct Step {
     pub body: String,
     /// Names for parts of the answer, which later steps write as `${NAME}`.
     pub saves: Vec<(String, String)>,
+}
+
+impl Step {
+    /// Whether the step only prepares others, so that its code is compared and its body is not.
+    pub fn is_given(&self) -> bool {
+        self.name.starts_with("given ")
+    }
 }
 
 pub fn parse(text: &str) -> Vec<Step> {
