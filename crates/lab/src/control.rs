@@ -57,6 +57,8 @@ pub enum Answer {
     Clusters(Vec<ClusterState>),
     /// The command ended with this code.
     Exited(i32),
+    /// The lab just ended with its last cluster; a new one has to be started.
+    Ending,
     /// It was refused or failed: what happened, to what, and what to do.
     Failed(String),
 }

@@ -11,6 +11,7 @@
 //! removed, unless [`CreateOptions::retain`] says otherwise. Whatever a dead lab left behind
 //! (files, kubeconfig entries) is removed before a new one starts.
 
+mod ask;
 mod bootstrap;
 mod readiness;
 mod remains;
@@ -23,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::control::{Answer, ClusterState, Request, frames};
+use crate::control::{Answer, ClusterState, Request};
 use crate::directory::{ClusterDirectory, LabDirectory};
 use crate::kubeconfig::{self, Access, KubeconfigError, KubeconfigFiles};
 use crate::preflight::{self, PreflightError};
@@ -161,13 +162,9 @@ impl Lab {
         let kubernetes = self.check(spec)?;
         progress(Progress::Begin(Step::Nodes));
         let listener = listen(spec)?;
-        self.ensure_started(progress).await?;
         let server = format!("https://{}", listener.1);
         let request = Request::Create { spec: Box::new(spec.clone()), kubernetes, server };
-        let state = match self.ask(&request, &[listener.0.as_fd()]).await? {
-            Answer::Cluster(state) => *state,
-            answer => return Err(unexpected(answer)),
-        };
+        let state = self.ask_for_cluster(&request, &listener.0, progress).await?;
         // The supervisor has its own hold on it now.
         drop(listener);
         progress(Progress::Done(Step::Nodes));
@@ -183,6 +180,26 @@ impl Lab {
                     )));
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// Asks for a cluster, of a new lab if the one that runs just ends with its last cluster.
+    async fn ask_for_cluster(
+        &self,
+        request: &Request,
+        listener: &TcpListener,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<ClusterState, LabError> {
+        loop {
+            self.ensure_started(progress).await?;
+            match self.ask(request, &[listener.as_fd()]).await {
+                Ok(Answer::Cluster(state)) => return Ok(*state),
+                Ok(Answer::Ending) => self.wait_for_the_end().await?,
+                Ok(answer) => return Err(unexpected(answer)),
+                // Nobody listens: it ended between the two steps.
+                Err(LabError::Connection { .. }) if !self.is_running()? => (),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -400,27 +417,6 @@ impl Lab {
         match self.ask(request, &[]).await? {
             Answer::Done => Ok(()),
             answer => Err(unexpected(answer)),
-        }
-    }
-
-    /// Sends one request on a connection of its own and waits for the answer.
-    async fn ask(
-        &self,
-        request: &Request,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<Answer, LabError> {
-        let failed = |source| {
-            let folder = self.settings.directory.path().to_owned();
-            LabError::Connection { folder, source }
-        };
-        let mut stream = self.settings.directory.connect().map_err(failed)?;
-        frames::send(&mut stream, request, descriptors).map_err(failed)?;
-        let received = tokio::task::spawn_blocking(move || frames::receive::<Answer>(&mut stream));
-        let (answer, _) =
-            received.await.map_err(io::Error::other).map_err(failed)?.map_err(failed)?;
-        match answer {
-            Answer::Failed(text) => Err(LabError::Refused(text)),
-            answer => Ok(answer),
         }
     }
 }

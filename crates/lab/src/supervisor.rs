@@ -16,6 +16,7 @@ mod mounts;
 pub mod node_init;
 mod processes;
 mod ready;
+mod refusal;
 mod serve;
 mod service;
 

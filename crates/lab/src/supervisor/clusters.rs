@@ -8,6 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -23,13 +24,12 @@ use crate::network::delay::{self, Disturbance};
 use crate::network::namespace::NetNamespace;
 use crate::network::{faults, node};
 use crate::pki;
-use crate::spec::{
-    API_SERVER_PORT, AddressRange, ClusterName, ClusterSpec, LAB_GATEWAY, LAB_NETWORK,
-};
+use crate::spec::{API_SERVER_PORT, ClusterName, ClusterSpec, LAB_GATEWAY, LAB_NETWORK};
 use crate::supervisor::children::{Children, Place};
 use crate::supervisor::forward;
 use crate::supervisor::processes::{self, Process};
 use crate::supervisor::ready;
+use crate::supervisor::refusal::ClusterError;
 use crate::supervisor::service::{Service, Services};
 
 /// How often to look whether a process that is starting is there.
@@ -55,44 +55,13 @@ pub(crate) struct Clusters {
     children: Children,
     shutdown: Shutdown,
     by_name: Arc<Mutex<BTreeMap<ClusterName, Cluster>>>,
-}
-
-/// Why a request about clusters was refused or failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ClusterError {
-    #[error("there is no lab cluster `{name}`; there are: {known}")]
-    NoCluster { name: ClusterName, known: String },
-    #[error("there is no node `{name}`; there are: {known}")]
-    NoNode { name: String, known: String },
-    #[error("node `{0}` is not running just now; it starts again by itself, try again")]
-    NodeDown(String),
-    #[error("a lab cluster `{0}` exists already: delete it first, or choose another name")]
-    Exists(ClusterName),
-    #[error("{0}")]
-    Spec(#[from] crate::spec::SpecError),
-    #[error(
-        "loadBalancerPool {range} of cluster `{name}` has addresses in common with {taken} of cluster `{other}`: choose another range"
-    )]
-    PoolTaken { name: ClusterName, range: AddressRange, other: ClusterName, taken: String },
-    #[error("the lab's network {LAB_NETWORK} has no free address for node `{0}`")]
-    NoAddress(String),
-    #[error("a cluster cannot be joined with, or parted from, itself: `{0}`")]
-    Itself(ClusterName),
-    #[error(
-        "clusters `{a}` and `{b}` cannot share a network: {subnet_a} and {subnet_b} overlap. Give them other subnets, or keep them on separate networks"
-    )]
-    Overlap { a: ClusterName, b: ClusterName, subnet_a: Ipv4Net, subnet_b: Ipv4Net },
-    #[error("{what} of cluster `{cluster}`")]
-    Make { what: String, cluster: ClusterName, source: io::Error },
-    #[error("the certificates of cluster `{cluster}`")]
-    Pki { cluster: ClusterName, source: pki::PkiError },
-    #[error("cluster `{cluster}` has no process `{wanted}`; it has: {known}")]
-    NoProcess { cluster: ClusterName, wanted: String, known: String },
+    /// Set, under the lock of `by_name`, when the lab ends with its last cluster.
+    ending: Arc<AtomicBool>,
 }
 
 impl Clusters {
     pub(crate) fn new(directory: LabDirectory, children: Children, shutdown: Shutdown) -> Self {
-        Self { directory, children, shutdown, by_name: Arc::default() }
+        Self { directory, children, shutdown, by_name: Arc::default(), ending: Arc::default() }
     }
 
     /// The processes of the lab.
@@ -100,8 +69,13 @@ impl Clusters {
         &self.children
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.by_name.lock().is_empty()
+    /// Whether the last cluster is gone; if so, no new one is taken any more.
+    pub(crate) fn end_if_empty(&self) -> bool {
+        let by_name = self.by_name.lock();
+        if by_name.is_empty() {
+            self.ending.store(true, Ordering::Relaxed);
+        }
+        by_name.is_empty()
     }
 
     /// All clusters, sorted by name.
@@ -136,6 +110,9 @@ impl Clusters {
     /// Takes a name and addresses, so that no other cluster gets them.
     fn reserve(&self, spec: ClusterSpec, server: String) -> Result<Cluster, ClusterError> {
         let mut by_name = self.by_name.lock();
+        if self.ending.load(Ordering::Relaxed) {
+            return Err(ClusterError::Ending);
+        }
         if by_name.contains_key(&spec.name) {
             return Err(ClusterError::Exists(spec.name));
         }

@@ -16,7 +16,8 @@ use tombolo_runtime::shutdown::Shutdown;
 use crate::control::{Answer, Request, frames};
 use crate::network::delay::Disturbance;
 use crate::spec::{ClusterName, ClusterSpec};
-use crate::supervisor::clusters::{ClusterError, Clusters};
+use crate::supervisor::clusters::Clusters;
+use crate::supervisor::refusal::ClusterError;
 
 /// How long a client may take to send its request, or to take its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -95,7 +96,8 @@ impl Connection {
         let (mut stream, (request, descriptors)) = received.await.map_err(io::Error::other)??;
         let deletes = matches!(request, Request::Delete(_));
         let answer = self.handle(request, descriptors, &stream).await;
-        let after = if deletes && self.clusters.is_empty() { After::Stop } else { After::Continue };
+        let after =
+            if deletes && self.clusters.end_if_empty() { After::Stop } else { After::Continue };
         let sent = move || {
             // Watching for the client's end may have changed this.
             stream.set_nonblocking(false)?;
