@@ -105,6 +105,7 @@ impl Leading {
         }
     }
 
+    /// Starts a task that ends by itself when `place` is not led any more.
     fn spawn<F>(
         &self,
         name: &'static str,
@@ -115,14 +116,11 @@ impl Leading {
         F: Future<Output = ()> + Send + 'static,
     {
         let done = CancellationToken::new();
-        let (guard, stop) = (done.clone().drop_guard(), place.stop.clone());
+        let guard = done.clone().drop_guard();
         let task = task(self.clone(), place.clone());
         self.shutdown.spawn(name, async move {
             let _guard = guard;
-            tokio::select! {
-                () = task => (),
-                () = stop.cancelled() => (),
-            }
+            task.await;
         });
         done
     }

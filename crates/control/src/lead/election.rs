@@ -23,6 +23,8 @@ const RECORD: &str = "control-plane.alpha.kubernetes.io/leader";
 const LEASE: Duration = Duration::from_secs(30);
 const RENEW_WITHIN: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_millis(7500);
+/// What giving a lock back may take, when the process or the cluster goes.
+const GIVE_BACK: Duration = Duration::from_secs(3);
 
 /// A lock and who wants it.
 #[derive(Clone)]
@@ -97,12 +99,23 @@ impl Candidate {
         Fut: Future<Output = ()>,
     {
         if !enabled {
-            lead(Held::always()).await;
+            tokio::select! {
+                () = lead(Held::always()) => (),
+                () = stop.cancelled() => (),
+            }
             return;
         }
         let mut observed: Option<Observed> = None;
         while !stop.is_cancelled() {
-            match self.try_hold(&mut observed).await {
+            let tried = tokio::select! {
+                tried = tokio::time::timeout(RENEW_WITHIN, self.try_hold(&mut observed)) => tried,
+                () = stop.cancelled() => return,
+            };
+            let Ok(tried) = tried else {
+                tracing::warn!(lock = self.lock, "the API server does not answer about the lock");
+                continue;
+            };
+            match tried {
                 Ok(Some(started)) => {
                     tracing::info!(lock = self.lock, "lock taken");
                     let held = Held {
@@ -255,9 +268,17 @@ impl Candidate {
             annotations.insert(RECORD.to_owned(), text(&record));
             self.api().replace(&self.lock, &PostParams::default(), &lock).await.map(drop)
         };
-        let result: Result<(), kube::Error> = given_back.await;
-        if let Err(error) = result {
-            tracing::warn!(lock = self.lock, %error, "lock not given back; it expires by itself");
+        let result: Result<Result<(), kube::Error>, _> =
+            tokio::time::timeout(GIVE_BACK, given_back).await;
+        match result {
+            Ok(Ok(())) => (),
+            Ok(Err(error)) => {
+                tracing::warn!(lock = self.lock, %error, "lock not given back; it expires by itself");
+            }
+            Err(_) => tracing::warn!(
+                lock = self.lock,
+                "lock not given back in time; it expires by itself"
+            ),
         }
     }
 }

@@ -53,12 +53,20 @@ impl Webhooks for ValidatingWebhookConfiguration {
 
 /// Follows the injection webhooks of this revision.
 pub(super) async fn injection(leading: Leading, place: Place) {
-    run::<MutatingWebhookConfiguration>(leading, place).await;
+    until_stopped::<MutatingWebhookConfiguration>(leading, place).await;
 }
 
 /// Follows the validation webhooks of this revision.
 pub(super) async fn validation(leading: Leading, place: Place) {
-    run::<ValidatingWebhookConfiguration>(leading, place).await;
+    until_stopped::<ValidatingWebhookConfiguration>(leading, place).await;
+}
+
+async fn until_stopped<K: Webhooks>(leading: Leading, place: Place) {
+    let stop = place.stop.clone();
+    tokio::select! {
+        () = run::<K>(leading, place) => (),
+        () = stop.cancelled() => (),
+    }
 }
 
 async fn run<K: Webhooks>(leading: Leading, place: Place) {

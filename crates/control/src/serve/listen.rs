@@ -24,8 +24,10 @@ const HEADERS: Duration = Duration::from_secs(10);
 const LARGEST_HEADERS: u32 = 64 * 1024;
 const MOST_STREAMS: u32 = 1024;
 const MOST_RESETS: usize = 20;
-/// What a connection that is asked to end may still take for its open streams.
+/// What a connection that is too old may still take for its open streams, and what it may take
+/// when the process ends: discovery streams never end by themselves.
 const LAST_CALL: Duration = Duration::from_secs(10);
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// One listener and how its connections are served.
 #[derive(Debug)]
@@ -96,13 +98,13 @@ async fn serve(
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
+    let left = tokio::select! {
         served = connection.as_mut() => return served,
-        () = shutdown.draining() => (),
-        () = tokio::time::sleep(age) => (),
-    }
+        () = shutdown.draining() => GOODBYE,
+        () = tokio::time::sleep(age) => LAST_CALL,
+    };
     connection.as_mut().graceful_shutdown();
-    match tokio::time::timeout(LAST_CALL, connection).await {
+    match tokio::time::timeout(left, connection).await {
         Ok(served) => served,
         Err(_) => Ok(()),
     }
