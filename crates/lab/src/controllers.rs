@@ -18,21 +18,27 @@ use crate::controllers::cache::Caches;
 use crate::controllers::work::{Controller, start};
 
 mod accounts;
+mod autoscaler;
 pub(crate) mod cache;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 pub(crate) mod failure;
 mod garbage;
+mod job;
 mod kinds;
 pub mod loadbalancer;
 mod namespaces;
 mod nodes;
+mod podgc;
 mod pods;
 pub(crate) mod queue;
 mod replicaset;
 mod revisions;
 mod scheduler;
+mod statefulset;
+mod tokens;
 pub(crate) mod work;
 
 /// What the controllers of one cluster are told.
@@ -44,6 +50,9 @@ pub struct Settings {
     pub only: Vec<String>,
     /// The PEM of the authority that pods verify the API server by; without it, the kubeconfig's.
     pub root_ca_file: Option<PathBuf>,
+    /// The RSA key that signs long-lived tokens of service accounts, in PEM; without it, nobody
+    /// fills their Secrets.
+    pub service_account_key: Option<PathBuf>,
     /// The cluster's own addresses for LoadBalancer Services, in the order they are handed out.
     pub load_balancer_pool: Vec<loadbalancer::addresses::Range>,
 }
@@ -75,6 +84,14 @@ pub enum RunError {
         /// What is wrong.
         source: std::io::Error,
     },
+    /// The key for service accounts is none.
+    #[error("read the RSA key {path}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: jsonwebtoken::errors::Error,
+    },
     /// Nobody says which authority pods should trust.
     #[error("the kubeconfig holds no certificate authority: pass --root-ca-file")]
     NoRootCa,
@@ -89,15 +106,21 @@ pub enum RunError {
 /// Every controller, by the name that `--only` takes.
 pub const NAMES: &[&str] = &[
     accounts::Accounts::NAME,
+    autoscaler::Autoscalers::NAME,
     daemonset::DaemonSets::NAME,
     deployment::Deployments::NAME,
+    disruption::Disruptions::NAME,
     endpoints::EndpointSlices::NAME,
     garbage::Garbage::NAME,
+    job::Jobs::NAME,
     loadbalancer::LoadBalancers::NAME,
     namespaces::Namespaces::NAME,
     nodes::Nodes::NAME,
+    podgc::PodGarbage::NAME,
     replicaset::ReplicaSets::NAME,
     scheduler::Scheduler::NAME,
+    statefulset::StatefulSets::NAME,
+    tokens::Tokens::NAME,
 ];
 
 /// Runs the controllers until the process is asked to stop.
@@ -120,6 +143,7 @@ pub async fn launch(settings: &Settings, shutdown: &Shutdown) -> Result<(), RunE
         return Err(RunError::Unknown(name.clone()));
     }
     let (client, root_ca) = connect(settings).await?;
+    let signer = signer(settings).await?;
     let caches = Caches::new(client);
     let mut starts = Starts { settings, starts: Vec::new() };
     starts.add(|| accounts::Accounts::new(&caches, root_ca.clone()));
@@ -133,6 +157,14 @@ pub async fn launch(settings: &Settings, shutdown: &Shutdown) -> Result<(), RunE
     starts.add(|| nodes::Nodes::new(&caches));
     starts.add(|| replicaset::ReplicaSets::new(&caches));
     starts.add(|| scheduler::Scheduler::new(&caches));
+    starts.add(|| autoscaler::Autoscalers::new(&caches));
+    starts.add(|| disruption::Disruptions::new(&caches));
+    starts.add(|| job::Jobs::new(&caches));
+    starts.add(|| podgc::PodGarbage::new(&caches));
+    starts.add(|| statefulset::StatefulSets::new(&caches));
+    if let Some(signer) = signer {
+        starts.add(|| tokens::Tokens::new(&caches, signer, root_ca.clone()));
+    }
     caches.start(shutdown).await;
     for start in starts.starts {
         start(shutdown);
@@ -155,6 +187,15 @@ impl Starts<'_> {
             self.starts.push(Box::new(move |shutdown: &Shutdown| start(controller, shutdown)));
         }
     }
+}
+
+/// The signer of long-lived tokens, when there is a key for it.
+async fn signer(settings: &Settings) -> Result<Option<tokens::Signer>, RunError> {
+    let Some(path) = settings.service_account_key.clone() else { return Ok(None) };
+    let pem = tokio::fs::read(&path).await;
+    let pem = pem.map_err(|source| RunError::File { path: path.clone(), source })?;
+    let signer = tokens::Signer::from_pem(&pem);
+    Ok(Some(signer.map_err(|source| RunError::Key { path, source })?))
 }
 
 async fn connect(settings: &Settings) -> Result<(Client, Arc<str>), RunError> {

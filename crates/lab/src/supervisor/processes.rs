@@ -79,6 +79,8 @@ impl Cluster {
         {
             flag("--only", BESIDE_KUBERNETES.to_owned());
             processes.push(self.kube_controller_manager(programs));
+        } else {
+            flag("--service-account-private-key-file", self.pki("sa.key"));
         }
         processes.push(self.process("controllers", TOMBOLO.to_owned(), arguments));
         processes

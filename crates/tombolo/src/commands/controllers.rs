@@ -19,6 +19,9 @@ pub struct Flags {
     /// The certificate authority that pods verify the API server by [default: the kubeconfig's].
     #[arg(long, value_name = "FILE")]
     root_ca_file: Option<PathBuf>,
+    /// The RSA key that signs long-lived tokens of service accounts.
+    #[arg(long, value_name = "FILE")]
+    service_account_private_key_file: Option<PathBuf>,
     /// Addresses for LoadBalancer Services, as CIDR or FIRST-LAST.
     #[arg(long, value_delimiter = ',', value_name = "RANGE")]
     load_balancer_pool: Vec<Range>,
@@ -31,6 +34,7 @@ impl Flags {
             kubeconfig: self.kubeconfig,
             only: self.only,
             root_ca_file: self.root_ca_file,
+            service_account_key: self.service_account_private_key_file,
             load_balancer_pool: self.load_balancer_pool,
         };
         super::block_on(async { Ok(controllers::run(settings).await?) })
