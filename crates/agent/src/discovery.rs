@@ -119,7 +119,7 @@ impl Handler for Follower {
         self.proxy.announce();
         let mut state = self.received.0.lock();
         *state.updates.entry(update.type_url.clone()).or_default() += 1;
-        state.versions.insert(update.type_url.clone(), update.version.clone());
+        state.versions.insert(update.type_url, update.version);
         for (name, _) in &added {
             state.rejections.remove(name);
         }

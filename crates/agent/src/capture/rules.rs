@@ -63,7 +63,7 @@ fn prerouting(options: &Options) -> Vec<String> {
     // What virtual machines send out is outbound, although it arrives on an interface.
     match &options.outbound_ranges {
         Ranges::All => {
-            rules.extend(each(&options.virtual_interfaces, "counter jump istio-redirect"))
+            rules.extend(each(&options.virtual_interfaces, "counter jump istio-redirect"));
         }
         Ranges::Only(ranges) => {
             for range in ranges {

@@ -236,13 +236,16 @@ impl World {
         if bytes.is_empty() { seen() } else { String::from_utf8_lossy(&bytes).into_owned() }
     }
 
-    /// The memory of a process that is resident, in KiB.
-    pub fn resident(&self, name: &str) -> u64 {
+    /// The resident memory of a process in KiB: of its own, and shared with its program's file.
+    pub fn resident(&self, name: &str) -> (u64, u64) {
         let processes = self.processes.lock();
         let (_, child) = processes.iter().find(|(known, _)| known == name).unwrap();
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        let field = |name: &str| -> u64 {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        (field("RssAnon"), field("RssFile"))
     }
 
     /// Asks a process to stop.

@@ -101,7 +101,10 @@ pub struct Chains<T> {
 
 /// Chains by destination range, longest prefix first. Chains without a range come last.
 #[derive(Debug, Default)]
-struct ByAddress(Vec<(Option<IpNet>, HashMap<Box<str>, Vec<usize>>)>);
+struct ByAddress(Vec<(Option<IpNet>, ByName)>);
+
+/// Chains by server name; those without one are under the empty name.
+type ByName = HashMap<Box<str>, Vec<usize>>;
 
 impl ByAddress {
     fn add(&mut self, index: usize, criteria: &Criteria) {

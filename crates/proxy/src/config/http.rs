@@ -195,7 +195,7 @@ fn route_source(config: &hcm::HttpConnectionManager) -> Result<RouteSource, Prob
 }
 
 fn client_certificate(config: &hcm::HttpConnectionManager) -> Result<ClientCertificate, Problem> {
-    let set = config.set_current_client_cert_details.clone().unwrap_or_default();
+    let set = config.set_current_client_cert_details.unwrap_or_default();
     if set.cert || set.chain {
         return Err(Problem::new("is not supported")
             .inside(if set.cert { "cert" } else { "chain" })
@@ -227,9 +227,9 @@ impl Filters {
         if filter.disabled {
             return Err(Problem::new("is not supported").inside("disabled"));
         }
-        let any = match filter.config_type.as_ref() {
-            Some(hcm::http_filter::ConfigType::TypedConfig(any)) => any,
-            _ => return Err(Problem::new("must be set").inside("typed_config")),
+        let Some(hcm::http_filter::ConfigType::TypedConfig(any)) = filter.config_type.as_ref()
+        else {
+            return Err(Problem::new("must be set").inside("typed_config"));
         };
         let bytes = any.value.as_ref();
         let unreadable = |error: prost::DecodeError| {

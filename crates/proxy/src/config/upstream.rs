@@ -68,11 +68,14 @@ pub enum Source {
     Dns(DnsSource),
 }
 
+/// Host, port, weight, what transports are chosen by.
+pub type Named = (String, u16, u32, Vec<(String, String)>);
+
 /// Names that stand for endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsSource {
     /// Host, port, weight, what transports are chosen by.
-    pub names: Vec<(String, u16, u32, Vec<(String, String)>)>,
+    pub names: Vec<Named>,
     pub refresh: Duration,
     /// Only one address of each name is used at a time.
     pub logical: bool,
@@ -237,8 +240,6 @@ fn source(config: &cds::Cluster) -> Result<Source, Problem> {
         }
     })
 }
-
-type Named = (String, u16, u32, Vec<(String, String)>);
 
 fn names(load: &eds::ClusterLoadAssignment) -> Result<Vec<Named>, Problem> {
     let endpoints = load.endpoints.iter().flat_map(|locality| &locality.lb_endpoints);

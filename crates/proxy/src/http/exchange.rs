@@ -36,7 +36,7 @@ pub async fn handle(
     begin(&mut entry, &parts);
     let head = match head::receive(&connection, settings, &mut parts) {
         Ok(head) => head,
-        Err(reply) => return local(entry, Some(settings), reply, None),
+        Err(reply) => return local(entry, Some(settings), *reply, None),
     };
     describe(&mut entry, &head, &parts.headers);
     let routes = routes(&connection, settings);

@@ -77,13 +77,13 @@ pub fn receive(
     connection: &Connection,
     settings: &HttpSettings,
     parts: &mut request::Parts,
-) -> Result<Head, Reply> {
+) -> Result<Head, Box<Reply>> {
     if parts.version == Version::HTTP_10 && !settings.accept_http_10 {
-        return Err(Reply::new(426, "low_version", Flags::NONE));
+        return Err(Reply::new(426, "low_version", Flags::NONE).into());
     }
     if parts.method == Method::CONNECT {
         // Nobody here is a forward proxy.
-        return Err(Reply::new(403, "upgrade_failed", Flags::NONE));
+        return Err(Reply::new(403, "upgrade_failed", Flags::NONE).into());
     }
     let authority = authority(parts)?;
     let path = path(settings, &parts.uri)?;
@@ -109,24 +109,26 @@ pub fn receive(
 }
 
 /// The one authority of a request. `host` and `:authority` that differ, or two hosts, are refused.
-fn authority(parts: &request::Parts) -> Result<String, Reply> {
+fn authority(parts: &request::Parts) -> Result<String, Box<Reply>> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
-        return Err(Reply::new(400, "http1.codec_error", Flags::DOWNSTREAM_PROTOCOL));
+        return Err(Reply::new(400, "http1.codec_error", Flags::DOWNSTREAM_PROTOCOL).into());
     }
     let authority = match (parts.uri.authority(), host) {
         // The target of the request line or the pseudo-header counts, as the standards say.
         (Some(authority), _) => authority.as_str().to_owned(),
         (None, Some(host)) => {
             let host = host.to_str().ok().filter(|host| !host.contains(['@', '/', ' ']));
-            host.ok_or_else(|| Reply::new(400, "http1.codec_error", Flags::DOWNSTREAM_PROTOCOL))?
-                .to_owned()
+            host.ok_or_else(|| {
+                Box::new(Reply::new(400, "http1.codec_error", Flags::DOWNSTREAM_PROTOCOL))
+            })?
+            .to_owned()
         }
         (None, None) => String::new(),
     };
     if authority.is_empty() {
-        return Err(Reply::new(400, "missing_host_header", Flags::NONE));
+        return Err(Reply::new(400, "missing_host_header", Flags::NONE).into());
     }
     Ok(authority)
 }
@@ -144,7 +146,7 @@ fn strip(settings: &HttpSettings, mut authority: String) -> String {
     authority
 }
 
-fn path(settings: &HttpSettings, uri: &Uri) -> Result<String, Reply> {
+fn path(settings: &HttpSettings, uri: &Uri) -> Result<String, Box<Reply>> {
     let whole = uri.path_and_query().map_or("/", |path| path.as_str());
     if !settings.normalize_path && !settings.merge_slashes {
         return Ok(whole.to_owned());
@@ -156,7 +158,7 @@ fn path(settings: &HttpSettings, uri: &Uri) -> Result<String, Reply> {
         EscapedSlashes::Reject => {
             let lowered = path.to_ascii_lowercase();
             if lowered.contains("%2f") || lowered.contains("%5c") {
-                return Err(Reply::new(400, "path_normalization_failed", Flags::NONE));
+                return Err(Reply::new(400, "path_normalization_failed", Flags::NONE).into());
             }
         }
         EscapedSlashes::Forward | EscapedSlashes::Redirect => {
@@ -166,14 +168,15 @@ fn path(settings: &HttpSettings, uri: &Uri) -> Result<String, Reply> {
                 ["%5C", "%5c"].iter().fold(unescaped, |path, escape| path.replace(escape, "\\"));
             if settings.escaped_slashes == EscapedSlashes::Redirect && unescaped != path {
                 let location = format!("{}{query}", normalize(&unescaped).unwrap_or(unescaped));
-                return Err(Reply::redirect(307, &location, "path_normalization_failed"));
+                return Err(Reply::redirect(307, &location, "path_normalization_failed").into());
             }
             path = unescaped;
         }
     }
     if settings.normalize_path && path != "*" {
         let normal = normalize(&path);
-        path = normal.ok_or_else(|| Reply::new(400, "path_normalization_failed", Flags::NONE))?;
+        path = normal
+            .ok_or_else(|| Box::new(Reply::new(400, "path_normalization_failed", Flags::NONE)))?;
     }
     if settings.merge_slashes {
         while path.contains("//") {
@@ -228,7 +231,7 @@ fn unescape_unreserved(path: &str) -> Option<String> {
 }
 
 /// The protocol to change to, if the listener allows it.
-fn upgrade(settings: &HttpSettings, parts: &request::Parts) -> Result<Option<String>, Reply> {
+fn upgrade(settings: &HttpSettings, parts: &request::Parts) -> Result<Option<String>, Box<Reply>> {
     let asks = |value: &HeaderValue| {
         let value = value.to_str().unwrap_or_default();
         value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
@@ -245,7 +248,7 @@ fn upgrade(settings: &HttpSettings, parts: &request::Parts) -> Result<Option<Str
     if parts.version == Version::HTTP_11 && allowed {
         return Ok(Some(wanted));
     }
-    Err(Reply::new(403, "upgrade_failed", Flags::NONE))
+    Err(Reply::new(403, "upgrade_failed", Flags::NONE).into())
 }
 
 /// Removes what concerns only one connection, with every header that `connection` names.

@@ -36,7 +36,7 @@ impl Workload {
             app: unknown.clone(),
             version: unknown.clone(),
             cluster: unknown.clone(),
-            canonical_name: unknown.clone(),
+            canonical_name: unknown,
             canonical_revision: "latest".into(),
         }
     }
@@ -238,7 +238,8 @@ fn write_http(out: &mut String, series: &[(String, Arc<HttpSeries>)]) -> std::fm
         let requests = series.requests.load(Ordering::Relaxed);
         writeln!(out, "istio_requests_total{{{labels}}} {requests}")?;
     }
-    let histograms: [(&str, fn(&HttpSeries) -> &Histogram); 3] = [
+    type Part = fn(&HttpSeries) -> &Histogram;
+    let histograms: [(&str, Part); 3] = [
         ("istio_request_duration_milliseconds", |series| &series.duration),
         ("istio_request_bytes", |series| &series.request_bytes),
         ("istio_response_bytes", |series| &series.response_bytes),
@@ -256,7 +257,8 @@ fn write_tcp(out: &mut String, series: &[(String, Arc<TcpSeries>)]) -> std::fmt:
     if series.is_empty() {
         return Ok(());
     }
-    let counters: [(&str, fn(&TcpSeries) -> &AtomicU64); 4] = [
+    type Part = fn(&TcpSeries) -> &AtomicU64;
+    let counters: [(&str, Part); 4] = [
         ("istio_tcp_connections_opened_total", |series| &series.opened),
         ("istio_tcp_connections_closed_total", |series| &series.closed),
         ("istio_tcp_sent_bytes_total", |series| &series.sent),

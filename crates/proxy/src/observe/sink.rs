@@ -120,7 +120,7 @@ impl File {
         match written {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(path = self.path, %error, "access log was not written")
+                tracing::warn!(path = self.path, %error, "access log was not written");
             }
             Err(error) => tracing::warn!(path = self.path, %error, "access log writer failed"),
         }

@@ -142,7 +142,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(stream) => stream.shared.hint.clone(),
+            Self::Stream(stream) => stream.shared.hint,
         }
     }
 }

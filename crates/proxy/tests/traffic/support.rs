@@ -221,7 +221,7 @@ fn on(value: bool) -> Option<wkt::BoolValue> {
     Some(wkt::BoolValue { value })
 }
 
-fn transport(name: &str, config: &(impl Message + Name)) -> core::TransportSocket {
+fn transport(name: &str, config: &impl Name) -> core::TransportSocket {
     core::TransportSocket {
         name: name.to_owned(),
         config_type: Some(core::transport_socket::ConfigType::TypedConfig(any(config))),
@@ -362,7 +362,7 @@ pub fn assignment(
     }
 }
 
-pub fn filter(name: &str, config: &(impl Message + Name)) -> lds::Filter {
+pub fn filter(name: &str, config: &impl Name) -> lds::Filter {
     lds::Filter {
         name: name.to_owned(),
         config_type: Some(lds::filter::ConfigType::TypedConfig(any(config))),
