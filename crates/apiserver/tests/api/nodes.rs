@@ -192,4 +192,15 @@ async fn what_is_not_there_says_so() {
     let (code, _, err) = cluster.try_kubectl("admin", &format!("get --raw {path}"), "").await;
     assert_eq!(code, 1);
     assert!(err.contains("pods/proxy is not supported by this API server"), "{err}");
+    let (code, _, err) = cluster.try_kubectl("admin", "port-forward pod/web 0:80", "").await;
+    assert_eq!(code, 1);
+    assert!(err.contains("is not running") || err.contains("is not supported"), "{err}");
+    cluster
+        .kubectl(
+            "patch pod web --subresource=status --type=merge -p '{\"status\":{\"phase\":\"Running\"}}'",
+        )
+        .await;
+    let (code, _, err) = cluster.try_kubectl("admin", "port-forward pod/web 0:80", "").await;
+    assert_eq!(code, 1);
+    assert!(err.contains("pods/portforward is not supported by this API server"), "{err}");
 }
