@@ -68,3 +68,50 @@ async fn watches_replay_and_lists_look_back() {
         Err(Expired::Future { .. })
     ));
 }
+
+/// Where the child of the next test keeps its store.
+const CHILD_FOLDER: &str = "STORE_TEST_FOLDER";
+
+/// Writes until it is killed, and says what was acknowledged. Only the next test runs it.
+#[tokio::test]
+#[ignore = "a child process of the test below"]
+async fn writes_until_killed() {
+    let folder = std::env::var(CHILD_FOLDER).unwrap();
+    let store = Store::open(Path::new(&folder)).unwrap();
+    for number in 0.. {
+        let writes = (0..4).map(|lane| {
+            let name = format!("{number}-{lane}");
+            let value = object(&name, "x");
+            store.put(key(&name), Expect::Absent, value)
+        });
+        for stored in futures::future::join_all(writes).await {
+            println!("acknowledged {}", stored.unwrap().key.name);
+        }
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_it_acknowledged() {
+    use std::io::{BufRead, BufReader};
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::tests::writes_until_killed", "--ignored", "--nocapture"])
+        .env(CHILD_FOLDER, folder.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let acknowledged: Vec<String> = lines
+        .map_while(Result::ok)
+        .filter_map(|line| line.split_once("acknowledged ").map(|(_, name)| name.to_owned()))
+        .take(200)
+        .collect();
+    // SIGKILL: nothing of the process runs after this.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(acknowledged.len(), 200);
+    let store = Store::open(folder.path()).unwrap();
+    let missing: Vec<_> =
+        acknowledged.iter().filter(|name| store.get(&key(name)).is_none()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
