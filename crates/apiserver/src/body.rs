@@ -8,7 +8,10 @@ use serde_json::Value;
 
 use crate::status::Status;
 
+mod duplicates;
 mod protobuf;
+
+use duplicates::Noted;
 
 /// The largest body, as in Kubernetes.
 const LIMIT: usize = 3 * 1024 * 1024;
@@ -42,12 +45,28 @@ pub fn media_type(headers: &HeaderMap) -> &str {
 /// # Errors
 /// 415 for other forms, 400 for text that does not parse.
 pub fn parse(headers: &HeaderMap, bytes: &Bytes) -> Result<Value, Status> {
+    parse_noting(headers, bytes).map(|(value, _)| value)
+}
+
+/// Like [`parse`]; also says which fields were given twice.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_noting(headers: &HeaderMap, bytes: &Bytes) -> Result<Noted, Status> {
     match media_type(headers) {
-        "" | "application/json" | "*/*" => json(bytes),
-        "application/yaml" | "text/yaml" => yaml(bytes),
-        "application/vnd.kubernetes.protobuf" => {
-            protobuf::read(bytes).map_err(|error| Status::bad_request(error.to_string()))
-        }
+        "" | "application/json" | "*/*" => duplicates::read(bytes).map_err(|error| {
+            let what = if error.is_eof() {
+                "unexpected end of JSON input".to_owned()
+            } else {
+                error.to_string()
+            };
+            Status::bad_request(format!("couldn't get version/kind; json parse error: {what}"))
+        }),
+        "application/yaml" | "text/yaml" => Ok((yaml(bytes)?, Vec::new())),
+        "application/vnd.kubernetes.protobuf" => match protobuf::read(bytes) {
+            Ok(value) => Ok((value, Vec::new())),
+            Err(error) => Err(Status::bad_request(error.to_string())),
+        },
         _ => Err(Status::unsupported_media_type(READABLE)),
     }
 }

@@ -71,8 +71,10 @@ fn check_metadata(operation: &Operation, object: &mut Value) -> Result<(), Statu
 }
 
 fn report(operation: &Operation, unknown: &[String]) -> Result<(), Status> {
-    let texts: Vec<String> =
-        unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+    let duplicates = std::mem::take(&mut *operation.duplicates.lock());
+    let duplicates = duplicates.iter().map(|path| format!("duplicate field \"{path}\""));
+    let unknown = unknown.iter().map(|path| format!("unknown field \"{path}\""));
+    let texts: Vec<String> = duplicates.chain(unknown).collect();
     match operation.options.validation {
         FieldValidation::Ignore => Ok(()),
         FieldValidation::Warn => {

@@ -30,6 +30,9 @@ const ENDPOINTS_WARNING: &str =
 /// # Errors
 /// The refusal that the client gets.
 pub async fn route(api: &Arc<Api>, mut call: Call, incoming: Incoming) -> Result<Response, Status> {
+    if call.info.is_resource && call.parts.method == http::Method::HEAD {
+        return Err(Status::method_not_allowed());
+    }
     if !call.info.is_resource {
         return health::serve(api, &call)
             .or_else(|| paths::serve(api, &call))
@@ -71,6 +74,7 @@ pub async fn route(api: &Arc<Api>, mut call: Call, incoming: Incoming) -> Result
         resource,
         options,
         warnings: parking_lot::Mutex::default(),
+        duplicates: parking_lot::Mutex::default(),
     };
     if let Some(warning) =
         operation.resource.custom.as_ref().and_then(|c| c.deprecation_warning.as_ref())

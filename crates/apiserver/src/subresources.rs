@@ -22,7 +22,13 @@ const PARTS: &[&str] = &["status", "finalize", "ephemeralcontainers", "resize", 
 pub async fn serve(operation: Operation, incoming: Incoming) -> Result<Response, Status> {
     let (name, verb) = (operation.subresource().to_owned(), operation.call.info.verb.clone());
     let Some(sub) = operation.resource.subresource(&name) else {
-        return Err(Status::no_such_path());
+        // Kinds of definitions could have these; this one does not.
+        return Err(match name.as_str() {
+            "status" | "scale" if operation.resource.custom.is_some() => {
+                operation.not_found(&operation.call.info.name)
+            }
+            _ => Status::no_such_path(),
+        });
     };
     if !sub.verbs.contains(&verb) {
         return Err(Status::method_not_allowed());

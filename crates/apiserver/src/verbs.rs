@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::auth::{MASTERS, User};
+use crate::body;
 use crate::request::{Call, Query, RequestInfo};
 use crate::resources::ResourceType;
 use crate::server::Api;
-use crate::status::Status;
+use crate::status::{Cause, Status};
 use crate::store::Key;
 
 pub mod create;
@@ -33,6 +35,8 @@ pub struct Operation {
     pub resource: Arc<ResourceType>,
     pub options: WriteOptions,
     pub warnings: parking_lot::Mutex<Vec<String>>,
+    /// Fields that the body gives twice.
+    pub duplicates: parking_lot::Mutex<Vec<String>>,
 }
 
 impl Operation {
@@ -70,6 +74,7 @@ impl Operation {
             resource: Arc::clone(resource),
             options,
             warnings: parking_lot::Mutex::default(),
+            duplicates: parking_lot::Mutex::default(),
         }
     }
 
@@ -107,13 +112,68 @@ impl Operation {
         self.api.store.newest(&self.key(name))
     }
 
+    /// Parses the body as an object of this resource.
+    ///
+    /// # Errors
+    /// 400 and 415 for bodies that cannot be read.
+    pub fn parse(&self, bytes: &Bytes) -> Result<Value, Status> {
+        let kind = &self.resource.kind;
+        let (value, duplicates) =
+            body::parse_noting(&self.call.parts.headers, bytes).map_err(|status| {
+                match status.message().strip_prefix("couldn't get version/kind") {
+                    Some(_) => Status::bad_request(format!(
+                        "the object provided is unrecognized (must be of type {kind}): {} ({})",
+                        status.message(),
+                        String::from_utf8_lossy(bytes)
+                    )),
+                    None => status,
+                }
+            })?;
+        *self.duplicates.lock() = duplicates;
+        if self.resource.custom.is_some() && value["kind"].as_str().unwrap_or_default().is_empty() {
+            let text = String::from_utf8_lossy(bytes);
+            return Err(Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): Object 'Kind' is missing in '{text}' ({text})"
+            )));
+        }
+        Ok(value)
+    }
+
     /// Checks a body's kind and version, filling them in where they are missing.
     ///
     /// # Errors
     /// 400 when they are others.
     pub fn check_kind(&self, object: &mut Value) -> Result<(), Status> {
         let (version, kind) = (self.resource.api_version(), &self.resource.kind);
+        if self.resource.custom.is_some() {
+            self.check_custom_kind(object)?;
+        }
         check_kind(object, &version, kind)
+    }
+}
+
+impl Operation {
+    /// Custom kinds are refused in other words than built-in ones.
+    fn check_custom_kind(&self, object: &Value) -> Result<(), Status> {
+        let resource = &self.resource;
+        let version = resource.api_version();
+        let have = object["apiVersion"].as_str().unwrap_or(&version);
+        if have != version {
+            return Err(Status::bad_request(format!(
+                "the API version in the data ({have}) does not match the expected API version ({version})"
+            )));
+        }
+        let kind = object["kind"].as_str().unwrap_or(&resource.kind);
+        if kind == resource.kind {
+            return Ok(());
+        }
+        let cause = Cause {
+            reason: "FieldValueInvalid",
+            message: format!("Invalid value: \"{kind}\": must be {}", resource.kind),
+            field: "kind".into(),
+        };
+        let name = crate::object::name(object);
+        Err(Status::invalid(&resource.group, kind, name, vec![cause]))
     }
 }
 

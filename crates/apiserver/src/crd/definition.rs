@@ -125,6 +125,7 @@ fn validate_versions(value: &Value, errors: &mut Errors) {
             errors.invalid(format!("{path}.name"), &version["name"], error);
         }
         let schema = &version["schema"]["openAPIV3Schema"];
+        let alone = versions(value).count() == 1;
         let path = format!("{path}.schema.openAPIV3Schema");
         if !schema.is_object() {
             errors.required(path, "schemas are required");
@@ -143,7 +144,9 @@ fn validate_versions(value: &Value, errors: &mut Errors) {
                 );
             }
         }
-        structural_errors(schema, &path, true, errors);
+        // The schema of an only version is the definition's own.
+        let place = if alone { "spec.validation.openAPIV3Schema" } else { path.as_str() };
+        structural_errors(schema, place, true, errors);
         for error in compile_schema(schema).compilation_errors() {
             errors.invalid(
                 format!("{path}.x-kubernetes-validations"),

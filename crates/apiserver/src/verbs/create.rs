@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::{Operation, show};
 use crate::admission::{self, Action};
-use crate::body;
 use crate::convert;
 use crate::crd::follow;
 use crate::incoming;
@@ -32,7 +31,7 @@ const ATTEMPTS: usize = 8;
 /// # Errors
 /// The refusal that the client gets.
 pub async fn create(operation: &Operation, bytes: &Bytes) -> Result<Response, Status> {
-    let mut object = body::parse(&operation.call.parts.headers, bytes)?;
+    let mut object = operation.parse(bytes)?;
     operation.check_kind(&mut object)?;
     incoming::decode(operation, &mut object)?;
     let value = insert(operation, object).await?;

@@ -114,12 +114,15 @@ pub async fn delete_collection(operation: &Operation, bytes: &Bytes) -> Result<R
             Err(status) => return Err(status),
         }
     }
-    let list = json!({
+    let mut list = json!({
         "kind": resource.list_kind,
         "apiVersion": resource.api_version(),
         "metadata": {"resourceVersion": operation.api.store.revision().to_string()},
         "items": items,
     });
+    if resource.custom.is_some() {
+        list["metadata"]["continue"] = "".into();
+    }
     show::object(operation, 200, &list)
 }
 

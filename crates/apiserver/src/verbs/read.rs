@@ -127,6 +127,14 @@ struct Continue {
 pub fn list(operation: &Operation) -> Result<Response, Status> {
     let selection = Selection::read(operation)?;
     let query = &operation.call.query;
+    if query.get("sendInitialEvents").is_some() {
+        let cause = Cause {
+            reason: "FieldValueForbidden",
+            message: "Forbidden: sendInitialEvents is forbidden for list".into(),
+            field: "sendInitialEvents".into(),
+        };
+        return Err(Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause]));
+    }
     let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0);
     let from = query.get("continue").filter(|t| !t.is_empty()).map(read_token).transpose()?;
     let snapshot = snapshot(operation, from.as_ref())?;

@@ -6,7 +6,6 @@ use serde_json::Value;
 use super::create::{self, check_place};
 use super::{Operation, show};
 use crate::admission::{self, Action};
-use crate::body;
 use crate::convert;
 use crate::incoming;
 use crate::kinds::{self, Allocation};
@@ -32,7 +31,7 @@ pub struct Written {
 /// # Errors
 /// The refusal that the client gets.
 pub async fn update(operation: &Operation, bytes: &Bytes) -> Result<Response, Status> {
-    let mut object = body::parse(&operation.call.parts.headers, bytes)?;
+    let mut object = operation.parse(bytes)?;
     operation.check_kind(&mut object)?;
     incoming::decode(operation, &mut object)?;
     let name = operation.call.info.name.clone();

@@ -101,19 +101,18 @@ fn check_initial(initial: Option<bool>, rule: &str) -> Result<(), Status> {
     let message = match (initial, rule) {
         (Some(_), "NotOlderThan") | (None, "") => return Ok(()),
         (None, _) => {
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+            "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
         }
         (Some(_), "") => {
-            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
         }
         (Some(_), _) => {
-            "resourceVersionMatch: Unsupported value: only NotOlderThan is supported with sendInitialEvents"
+            "Forbidden: only resourceVersionMatch=NotOlderThan is supported when sendInitialEvents is provided"
         }
     };
     let field = "resourceVersionMatch".to_owned();
     let cause = Cause { reason: "FieldValueForbidden", message: message.to_owned(), field };
-    Err(Status::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {message}"))
-        .with_causes(vec![cause]))
+    Err(Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause]))
 }
 
 impl Watch {
