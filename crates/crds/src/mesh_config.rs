@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::duration::Duration;
-use crate::networking::{ConnectionPool, LocalityLbSetting, OutlierDetection, RetryPolicy};
+use crate::networking::destination_rule::{ConnectionPool, LocalityLbSetting, OutlierDetection};
+use crate::networking::virtual_service::RetryPolicy;
 
 /// Settings of the whole mesh.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use tombolo_crds::networking::{HeaderChanges, HttpRoute, Percent, StringMatch, VirtualService};
+use tombolo_crds::networking::virtual_service::{
+    HeaderChanges, HttpRoute, Percent, StringMatch, VirtualService,
+};
 use tombolo_xds::proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use tombolo_xds::proto::envoy::config::core::v3::{
     HeaderValue, HeaderValueOption, RuntimeFractionalPercent,

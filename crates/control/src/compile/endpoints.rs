@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use tombolo_crds::networking::ClientTlsMode;
+use tombolo_crds::networking::destination_rule::ClientTlsMode;
 use tombolo_crds::security::MutualTlsMode;
 use tombolo_model::endpoint::{Address, Endpoint, Health, Locality};
 use tombolo_model::id::{ClusterId, NetworkId};

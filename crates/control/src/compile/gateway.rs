@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tombolo_crds::networking::{Gateway, Server, ServerTlsMode, VirtualService};
+use tombolo_crds::networking::gateway::{Gateway, Server, ServerTlsMode};
+use tombolo_crds::networking::virtual_service::VirtualService;
 use tombolo_model::id::Host;
 use tombolo_model::port::Protocol;
 use tombolo_xds::proto::envoy::config::core::v3::TrafficDirection;
@@ -301,7 +302,7 @@ fn bytes(
     let number = it.server.port.number;
     for rule in rules(scope, it) {
         for route in &rule.spec.tcp {
-            let fits = |on: &tombolo_crds::networking::TcpMatch| {
+            let fits = |on: &tombolo_crds::networking::virtual_service::TcpMatch| {
                 on.port.is_none_or(|port| port == number) && on.destination_subnets.is_empty()
             };
             if route.r#match.is_empty() || route.r#match.iter().any(fits) {

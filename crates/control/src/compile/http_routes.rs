@@ -1,6 +1,6 @@
 //! The `http` routes of VirtualServices as Envoy's routes.
 
-use tombolo_crds::networking::{
+use tombolo_crds::networking::virtual_service::{
     HttpDestination, HttpMatch, HttpRoute, StringMatch, VirtualService,
 };
 use tombolo_model::id::Host;

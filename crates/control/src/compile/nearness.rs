@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tombolo_crds::networking::LocalityLbSetting;
+use tombolo_crds::networking::destination_rule::LocalityLbSetting;
 use tombolo_model::endpoint::Locality;
 use tombolo_xds::proto::envoy::config::endpoint::v3::LocalityLbEndpoints;
 

@@ -3,7 +3,9 @@
 //! VirtualService `tls` and `tcp` routes say where they go; without any, to the service itself.
 
 use ipnet::IpNet;
-use tombolo_crds::networking::{RouteDestination, TcpMatch, TlsMatch, VirtualService};
+use tombolo_crds::networking::virtual_service::{
+    RouteDestination, TcpMatch, TlsMatch, VirtualService,
+};
 use tombolo_model::id::Host;
 use tombolo_model::port::ServicePort;
 use tombolo_model::service::Service;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tombolo_crds::networking::{
+use tombolo_crds::networking::destination_rule::{
     ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, Subset,
     TrafficPolicy,
 };

@@ -1,7 +1,7 @@
 //! When requests are tried again.
 
 use tombolo_crds::mesh_config::MeshConfig;
-use tombolo_crds::networking::RetryPolicy as Asked;
+use tombolo_crds::networking::virtual_service::RetryPolicy as Asked;
 use tombolo_xds::proto::envoy::config::route::v3::RetryPolicy;
 use tombolo_xds::proto::envoy::config::route::v3::retry_policy::{
     RetryBackOff, RetryHostPredicate, retry_host_predicate,

@@ -1,6 +1,6 @@
 //! Which VirtualService holds for a host, and which upstream a destination means.
 
-use tombolo_crds::networking::{Destination, VirtualService};
+use tombolo_crds::networking::virtual_service::{Destination, VirtualService};
 use tombolo_model::id::Host;
 use tombolo_model::service::Visibility;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tombolo_crds::networking::Sidecar;
+use tombolo_crds::networking::service_entry::Sidecar;
 use tombolo_model::id::Host;
 use tombolo_model::port::ServicePort;
 use tombolo_model::service::{Resolution, Service};

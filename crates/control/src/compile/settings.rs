@@ -1,6 +1,6 @@
 //! Balancing, limits and outlier detection of an upstream, as a DestinationRule asks for them.
 
-use tombolo_crds::networking::{
+use tombolo_crds::networking::destination_rule::{
     ConnectionPool, ConsistentHash, LoadBalancer, OutlierDetection, SimpleBalancer, TcpPool,
 };
 use tombolo_xds::proto::envoy::config::cluster::v3::cluster::{

@@ -1,7 +1,7 @@
 //! Transport security: what a proxy offers and demands, as client and as server.
 
 use tombolo_crds::mesh_config::MeshConfig;
-use tombolo_crds::networking::{ClientTls, ClientTlsMode};
+use tombolo_crds::networking::destination_rule::{ClientTls, ClientTlsMode};
 use tombolo_xds::proto::envoy::config::core::v3::TransportSocket;
 use tombolo_xds::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use tombolo_xds::proto::envoy::extensions::transport_sockets::tls::v3::{

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tombolo_crds::mesh_config::MeshConfig;
-use tombolo_crds::networking::{ClientTls, ClientTlsMode};
+use tombolo_crds::networking::destination_rule::{ClientTls, ClientTlsMode};
 use tombolo_crds::security::MutualTlsMode;
 use tombolo_model::endpoint::Address;
 use tombolo_model::port::{Protocol, ServicePort};
@@ -92,7 +92,7 @@ impl Called<'_> {
     }
 
     fn discovery(&self, scope: &Scope<'_>) -> DiscoveryType {
-        use tombolo_crds::networking::SimpleBalancer::Passthrough;
+        use tombolo_crds::networking::destination_rule::SimpleBalancer::Passthrough;
         let balancer = self.policy.balancer.and_then(|balancer| balancer.simple);
         match self.service.resolution {
             _ if balancer == Some(Passthrough) => DiscoveryType::OriginalDst,
@@ -240,7 +240,7 @@ impl Called<'_> {
     }
 
     fn is_http2(&self) -> bool {
-        use tombolo_crds::networking::H2Upgrade::Upgrade;
+        use tombolo_crds::networking::destination_rule::H2Upgrade::Upgrade;
         let http = self.policy.pool.and_then(|pool| pool.http.as_ref());
         let upgraded = http.is_some_and(|http| http.h2_upgrade_policy == Some(Upgrade));
         self.port.protocol.is_http2() || (upgraded && self.port.protocol.is_http())

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tombolo_crds::document;
-use tombolo_crds::networking::{
-    DestinationRule, Gateway, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
-};
+use tombolo_crds::networking::destination_rule::DestinationRule;
+use tombolo_crds::networking::gateway::Gateway;
+use tombolo_crds::networking::service_entry::{ServiceEntry, Sidecar, WorkloadEntry};
+use tombolo_crds::networking::virtual_service::VirtualService;
 use tombolo_crds::security::{
     Action, AuthorizationPolicy, MutualTls, MutualTlsMode, PeerAuthentication, Rule,
 };

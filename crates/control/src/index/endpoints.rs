@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tombolo_crds::networking::{ServiceEntry, WorkloadEntry};
+use tombolo_crds::networking::service_entry::{ServiceEntry, WorkloadEntry};
 use tombolo_model::endpoint::{Address, Endpoint, Health, Locality, Workload};
 use tombolo_model::id::{ClusterId, Host, NetworkId, ObjectName};
 use tombolo_model::identity::Identity;

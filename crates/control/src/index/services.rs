@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tombolo_crds::mesh_config::MeshConfig;
-use tombolo_crds::networking::{EntryResolution, Location, ServiceEntry};
+use tombolo_crds::networking::service_entry::{EntryResolution, Location, ServiceEntry};
 use tombolo_model::id::Host;
 use tombolo_model::port::{Protocol, ServicePort};
 use tombolo_model::service::{Origin, Resolution, Service, Visibility};

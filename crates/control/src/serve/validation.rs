@@ -25,12 +25,20 @@ pub(crate) fn validate(request: &AdmissionRequest) -> Verdict {
     let none = Value::Object(serde_json::Map::new());
     let spec = object.get("spec").unwrap_or(&none);
     match (group, text("/kind")) {
-        ("networking.istio.io", "VirtualService") => check::<networking::VirtualService>(spec),
-        ("networking.istio.io", "DestinationRule") => check::<networking::DestinationRule>(spec),
-        ("networking.istio.io", "Gateway") => check::<networking::Gateway>(spec),
-        ("networking.istio.io", "ServiceEntry") => check::<networking::ServiceEntry>(spec),
-        ("networking.istio.io", "WorkloadEntry") => check::<networking::WorkloadEntry>(spec),
-        ("networking.istio.io", "Sidecar") => check::<networking::Sidecar>(spec),
+        ("networking.istio.io", "VirtualService") => {
+            check::<networking::virtual_service::VirtualService>(spec)
+        }
+        ("networking.istio.io", "DestinationRule") => {
+            check::<networking::destination_rule::DestinationRule>(spec)
+        }
+        ("networking.istio.io", "Gateway") => check::<networking::gateway::Gateway>(spec),
+        ("networking.istio.io", "ServiceEntry") => {
+            check::<networking::service_entry::ServiceEntry>(spec)
+        }
+        ("networking.istio.io", "WorkloadEntry") => {
+            check::<networking::service_entry::WorkloadEntry>(spec)
+        }
+        ("networking.istio.io", "Sidecar") => check::<networking::service_entry::Sidecar>(spec),
         ("security.istio.io", "PeerAuthentication") => check::<security::PeerAuthentication>(spec),
         ("security.istio.io", "AuthorizationPolicy") => {
             check::<security::AuthorizationPolicy>(spec)
