@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use http::HeaderMap;
 
+use super::quote::go_quote;
 use super::{
     ANONYMOUS, AUTHENTICATED, Authorizer, UNAUTHENTICATED, User, service_account_groups,
     split_service_account,
@@ -49,9 +50,31 @@ fn requested(headers: &HeaderMap) -> Result<Option<User>, Status> {
         Some(name) => Ok(Some(User { name: name.to_owned(), uid, groups, extra })),
         None if groups.is_empty() && extra.is_empty() && uid.is_empty() => Ok(None),
         None => Err(Status::bad_request(format!(
-            "requested groups {groups:?}, uid {uid:?} or extra fields without impersonating a user name"
+            "requested &user.DefaultInfo{{Name:\"\", UID:{}, Groups:{}, Extra:{}}} without \
+             impersonating a user name",
+            go_quote(&uid),
+            go_slice(&groups),
+            go_map(&extra),
         ))),
     }
+}
+
+/// A list as Kubernetes' message shows it.
+fn go_slice(texts: &[String]) -> String {
+    if texts.is_empty() {
+        return "[]string(nil)".to_owned();
+    }
+    let quoted: Vec<String> = texts.iter().map(|text| go_quote(text)).collect();
+    format!("[]string{{{}}}", quoted.join(", "))
+}
+
+fn go_map(map: &BTreeMap<String, Vec<String>>) -> String {
+    if map.is_empty() {
+        return "map[string][]string(nil)".to_owned();
+    }
+    let entries: Vec<String> =
+        map.iter().map(|(key, values)| format!("{}:{}", go_quote(key), go_slice(values))).collect();
+    format!("map[string][]string{{{}}}", entries.join(", "))
 }
 
 /// What the real user has to be allowed.
