@@ -173,10 +173,12 @@ pub async fn launch(settings: &Settings, shutdown: &Shutdown) -> Result<(), RunE
     Ok(())
 }
 
+type Start = Box<dyn FnOnce(&Shutdown) + Send>;
+
 /// The controllers that were asked for, made before the caches are filled and started afterwards.
 struct Starts<'a> {
     settings: &'a Settings,
-    starts: Vec<Box<dyn FnOnce(&Shutdown) + Send>>,
+    starts: Vec<Start>,
 }
 
 impl Starts<'_> {

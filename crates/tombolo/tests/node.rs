@@ -190,8 +190,7 @@ async fn logs_and_commands_reach_the_user() {
         let mut out = String::new();
         shell.stdout().unwrap().read_to_string(&mut out).await.unwrap();
         assert_eq!(out, "terminal\r\n");
-        let followed = cluster.pods.delete("p", &DeleteParams::default());
-        followed.await.unwrap();
+        cluster.pods.delete("p", &DeleteParams::default()).await.unwrap();
         assert_eq!(lines.try_next().await.unwrap(), None);
     }
 }

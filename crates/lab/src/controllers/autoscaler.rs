@@ -59,20 +59,25 @@ impl Autoscalers {
 fn conditions(scaler: &HorizontalPodAutoscaler, scale: &Result<Scale, String>) -> Vec<[String; 4]> {
     let own = |parts: [&str; 4]| parts.map(str::to_owned);
     if let Err(why) = scale {
-        let text = format!("the HPA controller was unable to get the target's current scale: {why}");
+        let text =
+            format!("the HPA controller was unable to get the target's current scale: {why}");
         return vec![own(["AbleToScale", "False", "FailedGetScale", &text])];
     }
     let metrics = scaler.spec.metrics.clone().unwrap_or_default();
     let metric = metrics.first();
     let name = metric.and_then(|metric| metric.resource.as_ref()).map(|r| r.name.as_str());
     let (reason, what) = match (metric.map(|metric| metric.type_.as_str()), name) {
-        (Some("Resource"), Some(name)) => ("FailedGetResourceMetric", format!("{name} utilization")),
-        (Some(kind), _) => return vec![able(), {
-            let reason = format!("FailedGet{kind}Metric");
-            let text = "the HPA was unable to compute the replica count: this cluster has no \
+        (Some("Resource"), Some(name)) => {
+            ("FailedGetResourceMetric", format!("{name} utilization"))
+        }
+        (Some(kind), _) => {
+            return vec![able(), {
+                let reason = format!("FailedGet{kind}Metric");
+                let text = "the HPA was unable to compute the replica count: this cluster has no \
                         metrics";
-            own(["ScalingActive", "False", &reason, text])
-        }],
+                own(["ScalingActive", "False", &reason, text])
+            }];
+        }
         (None, _) => ("FailedGetResourceMetric", "cpu utilization".to_owned()),
     };
     let resource = name.unwrap_or("cpu");

@@ -278,10 +278,13 @@ fn is_served(definition: &CustomResourceDefinition) -> bool {
 
 type Start = Box<dyn FnOnce(&Shutdown) + Send>;
 
+/// A `Cache` of the type and with the field selector that the key names.
+type Held = HashMap<(TypeId, &'static str), Arc<dyn Any + Send + Sync>>;
+
 /// All caches of the process, made when a controller first asks for one.
 pub struct Caches {
     client: Client,
-    held: Mutex<HashMap<(TypeId, &'static str), Arc<dyn Any + Send + Sync>>>,
+    held: Mutex<Held>,
     starts: Mutex<Vec<(Start, watch::Receiver<bool>)>>,
 }
 

@@ -241,10 +241,10 @@ impl Deployments {
                 if self.apply(pass, down).await? || self.has_pods(&pass.old) {
                     return Ok(());
                 }
-                self.find_new(pass, true).await?;
+                Box::pin(self.find_new(pass, true)).await?;
             }
             Strategy::Rolling { .. } => {
-                self.find_new(pass, true).await?;
+                Box::pin(self.find_new(pass, true)).await?;
                 let (old, new) = (sets_of(&pass.old), pass.new.as_deref().map(rollout::Set::of));
                 if let Some(new) = &new {
                     let up = rollout::scale_new(&pass.strategy(), pass.wanted(), &old, new);
@@ -361,12 +361,12 @@ impl Controller for Deployments {
         }
         let resized = revision::was_resized(&pass.all(), pass.wanted());
         if pass.spec.paused == Some(true) || resized {
-            self.find_new(&mut pass, false).await?;
+            Box::pin(self.find_new(&mut pass, false)).await?;
             let new = pass.new.as_deref().map(rollout::Set::of);
             let plan = rollout::rescale(&pass.strategy(), pass.wanted(), &sets_of(&pass.old), new);
             self.apply(&mut pass, plan).await?;
         } else {
-            self.roll(&mut pass).await?;
+            Box::pin(self.roll(&mut pass)).await?;
         }
         self.finish(&pass).await
     }

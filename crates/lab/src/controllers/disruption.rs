@@ -195,7 +195,10 @@ mod tests {
         .unwrap();
         let pods = vec![Arc::new(pod); ready];
         let status = status(&budget, counts(&budget, &pods, scale));
-        assert_eq!((status.desired_healthy, status.disruptions_allowed), (Some(want.0), Some(want.1)));
+        assert_eq!(
+            (status.desired_healthy, status.disruptions_allowed),
+            (Some(want.0), Some(want.1))
+        );
     }
 
     #[test]

@@ -53,8 +53,9 @@ impl Signer {
             "kubernetes.io/serviceaccount/service-account.name": name,
             "kubernetes.io/serviceaccount/service-account.uid": account.uid(),
         });
-        jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &self.0)
-            .map_err(|error| Failure::Object(format!("sign the token of {namespace}/{name}: {error}")))
+        jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &self.0).map_err(|error| {
+            Failure::Object(format!("sign the token of {namespace}/{name}: {error}"))
+        })
     }
 }
 
@@ -71,8 +72,7 @@ impl Tokens {
     /// Follows token Secrets and ServiceAccounts.
     pub(crate) fn new(caches: &Caches, signer: Signer, root_ca: Arc<str>) -> Self {
         let queue: Arc<Queue> = Arc::default();
-        let secrets =
-            caches.filtered::<Secret>("type=kubernetes.io/service-account-token");
+        let secrets = caches.filtered::<Secret>("type=kubernetes.io/service-account-token");
         let to = queue.clone();
         secrets.on_change(move |change| {
             change.new.into_iter().for_each(|secret| to.add(Key::of(&**secret)));
@@ -136,8 +136,8 @@ impl Controller for Tokens {
         let account = unless_gone(accounts.get(name).await)
             .doing(|| format!("look for ServiceAccount {}/{name}", key.namespace))?;
         let bound = secret.annotations().get(ACCOUNT_UID);
-        let account = account
-            .filter(|found| bound.is_none() || bound == found.metadata.uid.as_ref());
+        let account =
+            account.filter(|found| bound.is_none() || bound == found.metadata.uid.as_ref());
         match account {
             Some(account) => self.fill(&secret, &account).await,
             None => {

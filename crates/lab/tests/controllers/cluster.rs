@@ -1,13 +1,16 @@
 //! A real etcd and kube-apiserver without kube-controller-manager, the lab's controllers on top,
 //! and a stand-in for a kubelet. One for all tests of the process; they keep to namespaces.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a fixture of tests, which may fail")]
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
@@ -53,7 +56,7 @@ fn start() -> Option<Cluster> {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
-            run(&from, &inside).await;
+            let _processes = run(&from, &inside).await;
             tell.send(()).unwrap();
             std::future::pending::<()>().await;
         });
@@ -80,7 +83,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn spawn(program: &Path, folder: &Path, arguments: &[String]) {
+fn spawn(program: &Path, folder: &Path, arguments: &[String]) -> Child {
     let log = |name: &str| std::fs::File::create(folder.join(name)).unwrap();
     let name = program.file_name().unwrap().to_string_lossy().into_owned();
     Command::new("setpriv")
@@ -92,7 +95,7 @@ fn spawn(program: &Path, folder: &Path, arguments: &[String]) {
         .stdout(log(&format!("{name}.out")))
         .stderr(log(&format!("{name}.log")))
         .spawn()
-        .unwrap();
+        .unwrap()
 }
 
 fn openssl(folder: &Path, arguments: &[&str]) {
@@ -100,14 +103,14 @@ fn openssl(folder: &Path, arguments: &[&str]) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-async fn run(programs: &Path, folder: &Path) {
+async fn run(programs: &Path, folder: &Path) -> [Child; 2] {
     rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
     openssl(folder, &["genrsa", "-out", "sa.key", "2048"]);
     openssl(folder, &["rsa", "-in", "sa.key", "-pubout", "-out", "sa.pub"]);
     std::fs::write(folder.join("tokens.csv"), "TOKEN,admin,1,system:masters\n").unwrap();
     let (etcd, peer, port) = (free_port(), free_port(), free_port());
     let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    spawn(
+    let store = spawn(
         &programs.join("etcd"),
         folder,
         &words(format!(
@@ -119,7 +122,7 @@ async fn run(programs: &Path, folder: &Path) {
              --initial-cluster default=http://127.0.0.1:{peer}"
         )),
     );
-    spawn(
+    let server = spawn(
         &programs.join("kube-apiserver"),
         folder,
         &words(format!(
@@ -150,6 +153,7 @@ async fn run(programs: &Path, folder: &Path) {
     };
     controllers::launch(&settings, &shutdown).await.unwrap();
     shutdown.spawn_essential("kubelet", kubelet(client));
+    [store, server]
 }
 
 /// A client, once the API server answers.
@@ -162,8 +166,7 @@ async fn connect(folder: &Path) -> Client {
             let options = KubeConfigOptions::default();
             if let Ok(config) = Config::from_custom_kubeconfig(kubeconfig, &options).await {
                 let client = Client::try_from(config).unwrap();
-                let namespaces: Api<k8s_openapi::api::core::v1::Namespace> =
-                    Api::all(client.clone());
+                let namespaces: Api<Namespace> = Api::all(client.clone());
                 if namespaces.get("default").await.is_ok() {
                     return client;
                 }
@@ -184,7 +187,7 @@ async fn kubelet(client: Client) {
     loop {
         if last_beat.is_none_or(|last| last.elapsed() > Duration::from_secs(5)) {
             last_beat = Some(Instant::now());
-            let now = k8s_openapi::jiff::Timestamp::now();
+            let now = Timestamp::now();
             let status = json!({"status": {
                 "allocatable": {"cpu": "8", "memory": "16Gi", "pods": "110"},
                 "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": now}]}});
@@ -218,12 +221,14 @@ fn status(pod: &Pod, number: u32) -> Option<serde_json::Value> {
     let held = pod.status.clone().unwrap_or_default();
     let ready = if image == "unready" { "False" } else { "True" };
     let phase = if image == "done" { "Succeeded" } else { "Running" };
-    let is_ready = held.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == ready);
+    let is_ready =
+        held.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == ready);
     if held.phase.as_deref() == Some(phase) && (is_ready || phase == "Succeeded") {
         return None;
     }
-    let address = held.pod_ip.unwrap_or_else(|| format!("10.10.{}.{}", number / 250, number % 250 + 1));
-    let now = k8s_openapi::jiff::Timestamp::now();
+    let address =
+        held.pod_ip.unwrap_or_else(|| format!("10.10.{}.{}", number / 250, number % 250 + 1));
+    let now = Timestamp::now();
     Some(json!({"phase": phase, "podIP": address, "podIPs": [{"ip": address}],
         "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}]}))
 }

@@ -46,8 +46,8 @@ fn a_deployment_rolls_out_and_back_with_kubectl() {
 fn a_rollout_that_cannot_progress_says_so_and_keeps_the_old_pods() {
     let Some(cluster) = cluster() else { return };
     cluster.kubectl("create namespace stuck");
-    let manifest = deployment("web", "ready", 2)
-        .replace("replicas:", "progressDeadlineSeconds: 3, replicas:");
+    let manifest =
+        deployment("web", "ready", 2).replace("replicas:", "progressDeadlineSeconds: 3, replicas:");
     cluster.apply("stuck", &manifest);
     cluster.kubectl("-n stuck rollout status deployment/web --timeout=90s");
     cluster.kubectl("-n stuck set image deployment/web c=unready");
@@ -72,7 +72,8 @@ fn endpoint_slices_follow_the_readiness_of_pods() {
     let slices = "-n slices get endpointslices -l kubernetes.io/service-name=web -o \
                   jsonpath={.items[*].ports[*].port}/{.items[*].metadata.labels.endpointslice\\.kubernetes\\.io/managed-by}";
     cluster.until(slices, "8080/endpointslice-controller.k8s.io");
-    let legacy = "-n slices get endpoints web -o jsonpath={.subsets[*].addresses[*].targetRef.kind}";
+    let legacy =
+        "-n slices get endpoints web -o jsonpath={.subsets[*].addresses[*].targetRef.kind}";
     cluster.until(legacy, "Pod Pod");
     cluster.kubectl("-n slices delete service web");
     cluster.until("-n slices get endpointslices,endpoints -o name", "");
@@ -89,7 +90,10 @@ fn a_deleted_namespace_goes_with_everything_in_it() {
     cluster.apply("default", definition);
     cluster.kubectl("wait crd/things.example.com --for=condition=Established --timeout=90s");
     cluster.kubectl("create namespace doomed");
-    cluster.until("-n doomed get serviceaccount,configmap -o name", "serviceaccount/default\nconfigmap/kube-root-ca.crt\n");
+    cluster.until(
+        "-n doomed get serviceaccount,configmap -o name",
+        "serviceaccount/default\nconfigmap/kube-root-ca.crt\n",
+    );
     cluster.apply("doomed", &deployment("web", "ready", 1));
     cluster.apply(
         "doomed",
@@ -125,7 +129,8 @@ fn dependents_go_in_the_background_go_first_in_the_foreground_or_live_on_as_orph
 
     make("orphan");
     cluster.kubectl("-n garbage delete deployment orphan --cascade=orphan");
-    cluster.until("-n garbage get replicasets -o jsonpath={.items[*].metadata.ownerReferences}", "");
+    cluster
+        .until("-n garbage get replicasets -o jsonpath={.items[*].metadata.ownerReferences}", "");
     let pods = "-n garbage get pods -o jsonpath={.items[*].status.phase}";
     assert_eq!(cluster.kubectl(pods), "Running Running");
     // The same Deployment takes its ReplicaSet back.
@@ -164,7 +169,8 @@ fn load_balancer_addresses_come_from_the_clusters_pool_and_then_from_metallbs_ob
     for document in manifest.split("\n---\n").filter(|d| d.contains("CustomResourceDefinition")) {
         cluster.apply("default", document);
     }
-    let established = "wait crd/ipaddresspools.metallb.io --for=condition=Established --timeout=90s";
+    let established =
+        "wait crd/ipaddresspools.metallb.io --for=condition=Established --timeout=90s";
     cluster.kubectl(established);
     cluster.apply(
         "default",
@@ -225,7 +231,8 @@ fn a_long_lived_token_is_filled_in_and_goes_with_its_account() {
     let token = "-n tokens get secret reader-token -o go-template={{.data.token|base64decode}}";
     cluster.until_it(token, "a token", |got| got.starts_with("ey"));
     let token = cluster.kubectl(token);
-    let who = cluster.kubectl(&format!("--token={token} auth whoami -o jsonpath={{.status.userInfo.username}}"));
+    let who = cluster
+        .kubectl(&format!("--token={token} auth whoami -o jsonpath={{.status.userInfo.username}}"));
     assert_eq!(who, "system:serviceaccount:tokens:reader");
     cluster.kubectl("-n tokens delete serviceaccount reader");
     cluster.until("-n tokens get secrets -o name", "");

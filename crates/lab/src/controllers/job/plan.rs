@@ -106,8 +106,7 @@ impl View<'_> {
         };
         let wanted = usize::try_from(wanted).unwrap_or(0);
         let pause = self.pause(failed).filter(|wait| !wait.is_zero() && active.len() < wanted);
-        let create =
-            if pause.is_some() { 0 } else { wanted.saturating_sub(active.len()) };
+        let create = if pause.is_some() { 0 } else { wanted.saturating_sub(active.len()) };
         let delete = active.iter().skip(wanted).cloned().collect();
         let deadline = spec.active_deadline_seconds.zip(old.start_time.as_ref());
         let deadline = deadline.map(|(seconds, since)| left(since.0, seconds, self.now));
@@ -137,9 +136,10 @@ impl View<'_> {
         let some = |number: i32| Some(number).filter(|number| *number > 0);
         let active = self.pods.iter().filter(|pod| pods::is_active(pod));
         let ready = self.pods.iter().filter(|pod| pods::is_active(pod) && pods::is_ready(pod));
-        let terminating = self.pods.iter().filter(|pod| {
-            pod.metadata.deletion_timestamp.is_some() && !pods::is_finished(pod)
-        });
+        let terminating = self
+            .pods
+            .iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_some() && !pods::is_finished(pod));
         let over = verdict.is_some();
         let mut status = JobStatus {
             active: if over { None } else { some(count(active.count())) },

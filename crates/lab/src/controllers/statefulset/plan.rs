@@ -95,7 +95,9 @@ impl View<'_> {
         for number in wanted.clone() {
             match held.get(&number) {
                 None => steps.push(Step::Create(Box::new(self.pod(number)))),
-                Some(pod) if pods::is_finished(pod) && pod.metadata.deletion_timestamp.is_none() => {
+                Some(pod)
+                    if pods::is_finished(pod) && pod.metadata.deletion_timestamp.is_none() =>
+                {
                     steps.push(Step::Delete((*pod).clone()));
                 }
                 Some(pod) if self.is_available(pod) || self.parallel() => continue,
