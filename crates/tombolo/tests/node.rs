@@ -263,7 +263,7 @@ async fn services_are_reached_by_address_and_by_name() {
 
         let ask = |question: &str| {
             format!(
-                "dig +noall +comments +answer +authority {question} | grep -v '^;; flags\\|Got answer\\|SECTION\\|^$' | sed 's/, id.*//; s/[\\t ]\\+/ /g'"
+                "dig +noall +comments +answer +authority {question} | grep -v '^;; flags\\|Got answer\\|WARNING\\|mDNS\\|SECTION\\|^$' | sed 's/, id.*//; s/[\\t ]\\+/ /g'"
             )
         };
         let names = [
