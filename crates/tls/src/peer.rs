@@ -79,7 +79,7 @@ pub enum Refused {
         /// Who the peer claims to be.
         id: SpiffeId,
         /// What is wrong.
-        error: webpki::Error,
+        error: Box<webpki::Error>,
     },
     /// The peer is somebody else than expected.
     #[error("the peer is {id}, expected {expected}")]
@@ -189,7 +189,7 @@ pub fn verify(
                 id,
             })
         }
-        Err(error) => Err(Refused::Chain { id, error }),
+        Err(error) => Err(Refused::Chain { id, error: Box::new(error) }),
     }
 }
 

@@ -72,9 +72,12 @@ fn snapshot(world: &World) -> Snapshot {
     snapshot
 }
 
+/// Content by type URL and name.
+type Contents = BTreeMap<(String, Arc<str>), u8>;
+
 /// What the client's owner holds.
 #[derive(Default)]
-struct Store(BTreeMap<(String, Arc<str>), u8>);
+struct Store(Contents);
 
 impl Handler for Store {
     fn update(&mut self, update: Update) -> Vec<Refusal> {
@@ -186,7 +189,7 @@ where
     }
 
     /// What the client should hold, and what it does; without what it refuses.
-    fn compare(&self) -> (BTreeMap<(String, Arc<str>), u8>, BTreeMap<(String, Arc<str>), u8>) {
+    fn compare(&self) -> (Contents, Contents) {
         let (mut want, mut bad) = (BTreeMap::new(), Vec::new());
         for (type_url, wanted) in &self.interest {
             let all = self.snapshot.resources(type_url).unwrap();

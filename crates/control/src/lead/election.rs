@@ -136,7 +136,7 @@ impl Candidate {
                 }
                 Ok(None) => (),
                 Err(error) => {
-                    tracing::warn!(lock = self.lock, %error, "lock cannot be read or taken")
+                    tracing::warn!(lock = self.lock, %error, "lock cannot be read or taken");
                 }
             }
             tokio::select! {

@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
@@ -26,6 +27,8 @@ const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 /// Longer tokens are not from a Kubernetes cluster.
 const LONGEST_TOKEN: usize = 16 * 1024;
+/// How long a cluster may take to judge a token; callers try again.
+const REVIEW: Duration = Duration::from_secs(10);
 
 /// What a connection's handshake established; attached to every request on it.
 #[derive(Clone, Debug)]
@@ -139,9 +142,11 @@ impl Authenticator {
             status: None,
         };
         let failed = |reason: String| Unauthenticated::Review { cluster: cluster.clone(), reason };
-        let answer = Api::<TokenReview>::all(client)
-            .create(&PostParams::default(), &review)
+        let (reviews, params) = (Api::<TokenReview>::all(client), PostParams::default());
+        let asked = reviews.create(&params, &review);
+        let answer = tokio::time::timeout(REVIEW, asked)
             .await
+            .map_err(|_| failed(format!("no answer within {REVIEW:?}")))?
             .map_err(|error| failed(chain(&error).to_string()))?;
         answer.status.ok_or_else(|| failed("the answer has no status".into()))
     }

@@ -56,13 +56,13 @@ impl Config {
                             tracing::info!(config_map = name, "injection configuration read");
                         }
                         Err(error) => {
-                            tracing::error!(config_map = name, %error, "injection configuration cannot be read, the old one stays")
+                            tracing::error!(config_map = name, %error, "injection configuration cannot be read, the old one stays");
                         }
                     }
                 }
                 Ok(_) => (),
                 Err(error) => {
-                    tracing::warn!(config_map = name, %error, "watch interrupted, trying again")
+                    tracing::warn!(config_map = name, %error, "watch interrupted, trying again");
                 }
             }
         }

@@ -100,7 +100,9 @@ struct Plane {
     connections: Connections,
     authenticator: Arc<Authenticator>,
     shutdown: Shutdown,
-    _cacerts: TempDir,
+    trust: Arc<Trust>,
+    root: Root,
+    cacerts: TempDir,
 }
 
 impl Drop for Plane {
@@ -190,6 +192,7 @@ async fn plane(home: Tokens, remote: Tokens) -> Plane {
         tls: trust.serving().server_with_clients(trust.credentials(), &[b"h2"]),
         age: Duration::from_secs(60),
     };
+    shutdown.spawn("certificate authority", trust.clone().follow(shutdown.clone()));
     shutdown.spawn("xds", listener.run(router, shutdown.clone()));
     let roots = Roots::from_pem(&one.root_pem()).unwrap();
     let live = Mutex::new(live);
@@ -201,7 +204,9 @@ async fn plane(home: Tokens, remote: Tokens) -> Plane {
         connections,
         authenticator,
         shutdown,
-        _cacerts: cacerts,
+        trust,
+        root,
+        cacerts,
     }
 }
 
@@ -546,4 +551,40 @@ async fn a_change_of_the_picture_reaches_a_connected_proxy_and_leaving_is_notice
         }
     };
     tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the proxy is still listed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_intermediate_is_taken_up_and_another_root_is_not() {
+    let home = tokens(&[("home", confirmed("sample", "sleep", "sleep-1"))]);
+    let plane = plane(home, tokens(&[])).await;
+    let quick = |settings: Offline| Offline { key: KeyKind::Rsa2048, ..settings };
+    let write = |root: &Root| {
+        let next = root.intermediate("cluster01", &quick(Offline::intermediate())).unwrap();
+        for (name, text) in next.cacerts() {
+            std::fs::write(plane.cacerts.path().join(name), text.as_bytes()).unwrap();
+        }
+        next.certificate_pem()
+    };
+    let signs_with = async |pem: &str| {
+        let replaced = async {
+            while plane.trust.authority().certificate_pem() != pem {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), replaced).await.is_ok()
+    };
+    let second = write(&plane.root);
+    assert!(signs_with(&second).await, "the new intermediate is not used");
+    // Certificates of the new intermediate, and the serving certificate, which changed with it.
+    let key = PrivateKey::generate(KeyKind::P256).unwrap();
+    let answer = plane.certificate(&[("authorization", "Bearer home")], &key).await.unwrap();
+    assert_eq!(answer.cert_chain[1], second);
+
+    write(&Root::generate(&quick(Offline::root())).unwrap());
+    let error = plane.trust.look().await.unwrap_err();
+    let text = tombolo_runtime::errors::chain(&error).to_string();
+    assert!(text.contains("publish old and new root together first"), "{text}");
+    assert_eq!(plane.trust.authority().certificate_pem(), second);
+    let third = write(&plane.root);
+    assert!(signs_with(&third).await, "the third intermediate is not used");
 }

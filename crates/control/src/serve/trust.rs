@@ -182,7 +182,8 @@ impl Trust {
         }
     }
 
-    async fn look(&self) -> Result<(), Error> {
+    /// Looks at the files or the secret once, and takes up what is new there.
+    pub(crate) async fn look(&self) -> Result<(), Error> {
         let files = if self.plugged {
             bundle::read(&self.settings.cacerts)?
         } else {
