@@ -3,7 +3,7 @@
 //!
 //! The programs are found by `KUBEBUILDER_ASSETS`, or in `tools/kubernetes/bin`.
 
-mod kubernetes_support;
+mod support;
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kubernetes_support::{Cluster, eventually, programs};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use support::{Cluster, eventually, programs};
 use tempfile::TempDir;
 use tombolo_ca::offline::{Root, Settings as Offline};
 use tombolo_control::serve::settings::{Flags, Settings};
@@ -116,7 +116,7 @@ async fn scene() -> Option<Scene> {
     for (name, text) in one.cacerts() {
         std::fs::write(cacerts.path().join(name), text.as_bytes()).unwrap();
     }
-    let [grpc, https, http, monitoring] = kubernetes_support::free_ports();
+    let [grpc, https, http, monitoring] = support::free_ports();
     let ports = Ports { grpc, http, monitoring };
     webhook(&home, https, "/inject").await;
     webhook(&away, https, "/inject/cluster/cluster02/net/network2").await;
@@ -162,7 +162,7 @@ async fn scene() -> Option<Scene> {
 impl Scene {
     /// GET over plain HTTP on loopback.
     async fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
-        kubernetes_support::get(port, path).await
+        support::get(port, path).await
     }
 
     async fn token(
@@ -331,7 +331,7 @@ async fn debugging_shows_both_clusters(scene: &Scene) {
 
 /// A real Envoy connects by TLS with a token, gets everything, and follows a new service.
 async fn an_envoy_follows(scene: &Scene) {
-    let Some(program) = kubernetes_support::envoy() else { return };
+    let Some(program) = support::envoy() else { return };
     let pods = Api::<Pod>::namespaced(scene.home.client(), "sample");
     let status = Patch::Merge(
         json!({"status": {"podIP": "10.10.0.5", "podIPs": [{"ip": "10.10.0.5"}], "phase": "Running"}}),
@@ -339,10 +339,10 @@ async fn an_envoy_follows(scene: &Scene) {
     pods.patch_status("hello", &PatchParams::default(), &status).await.unwrap();
     let token = scene.token(&scene.home, "sample", "helloworld", "istio-ca").await;
     let identity = scene.certificate(&token, "cluster01").await.unwrap();
-    let secrets = kubernetes_support::Secrets::serve(&identity, scene.roots.pem()).await;
+    let secrets = support::Secrets::serve(&identity, scene.roots.pem()).await;
     let folder = TempDir::new().unwrap();
     let header = |key: &str, value: &str| json!({"key": key, "value": value});
-    let admin = kubernetes_support::free_ports::<1>()[0];
+    let admin = support::free_ports::<1>()[0];
     let bootstrap = json!({
         "node": {
             "id": "sidecar~10.10.0.5~hello.sample~sample.svc.cluster.local",
@@ -362,13 +362,13 @@ async fn an_envoy_follows(scene: &Scene) {
             },
         },
         "static_resources": {"clusters": [
-            kubernetes_support::xds_cluster(scene.ports.grpc, scene.roots.pem()),
-            kubernetes_support::sds_cluster(secrets),
+            support::xds_cluster(scene.ports.grpc, scene.roots.pem()),
+            support::sds_cluster(secrets),
         ]},
     });
     let file = folder.path().join("envoy.json");
     std::fs::write(&file, bootstrap.to_string()).unwrap();
-    let _envoy = kubernetes_support::start_envoy(&program, &file);
+    let _envoy = support::start_envoy(&program, &file);
     let stats = async |wanted: &str| {
         let (_, text) = scene
             .get(admin, "/stats?filter=update_success|update_rejected|connected_state")
