@@ -10,6 +10,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 use tombolo_apiserver::server::{Server, Settings};
+use tombolo_apiserver::store::Flush;
 use tombolo_runtime::shutdown::Shutdown;
 
 #[tokio::main]
@@ -45,6 +46,7 @@ fn settings(folder: &Path, port: u16) -> anyhow::Result<Settings> {
         kubelet_client_key: None,
         kubelet_certificate_authority: None,
         data_dir: folder.join("data"),
+        flush: Flush::Always,
     })
 }
 

@@ -29,7 +29,7 @@ use crate::resources::Catalog;
 use crate::respond::{self, Response};
 use crate::route;
 use crate::status::Status;
-use crate::store::{OpenError, Store, WriteError};
+use crate::store::{Flush, OpenError, Store, WriteError};
 use crate::{bootstrap, crd, kubelet, rbac};
 
 /// How long an accept loop pauses after an error, which is usually a lack of file descriptors.
@@ -56,6 +56,8 @@ pub struct Settings {
     pub kubelet_client_key: Option<PathBuf>,
     pub kubelet_certificate_authority: Option<PathBuf>,
     pub data_dir: PathBuf,
+    /// Whether writes are forced to the disk before they are acknowledged.
+    pub flush: Flush,
 }
 
 /// Why the server could not be built.
@@ -135,7 +137,7 @@ impl Server {
     /// When any of them cannot be used.
     pub async fn build(settings: Settings, shutdown: Shutdown) -> Result<Self, BuildError> {
         let acceptor = Tls(TlsAcceptor::from(Arc::new(tls(&settings)?)));
-        let store = Store::open(&settings.data_dir)?;
+        let store = Store::open_with(&settings.data_dir, settings.flush)?;
         rbac::bootstrap::create(&store).await.map_err(BuildError::Roles)?;
         let tokens = Tokens::new(Arc::new(token_keys(&settings)?), store.clone());
         let authorizer = Authorizer::new(store.clone());

@@ -20,6 +20,7 @@ mod committed;
 mod disk;
 #[cfg(test)]
 mod tests;
+mod unsynced;
 
 use committed::Committed;
 pub use committed::{Change, Event, Expired, Snapshot, Subscription};
@@ -44,6 +45,15 @@ pub struct Stored {
     pub revision: u64,
     pub value: Value,
     json: OnceLock<Bytes>,
+}
+
+/// When writes are forced to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// Before they are acknowledged: they survive a power failure.
+    Always,
+    /// When the system likes: they survive the end of the process, not that of the machine.
+    Never,
 }
 
 /// What a writer believes the object's state to be.
@@ -151,7 +161,15 @@ impl Store {
     /// # Errors
     /// When the folder or the database cannot be used.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
-        let (database, committed) = disk::open(folder)?;
+        Self::open_with(folder, Flush::Always)
+    }
+
+    /// Opens or creates the store in `folder`, with the given care for the disk.
+    ///
+    /// # Errors
+    /// When the folder or the database cannot be used.
+    pub fn open_with(folder: &Path, flush: Flush) -> Result<Self, OpenError> {
+        let (database, committed) = disk::open(folder, flush)?;
         let head = Head { revision: committed.revision(), ..Head::default() };
         let shared = Arc::new(Shared {
             committed: RwLock::new(committed),

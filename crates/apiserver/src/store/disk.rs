@@ -6,7 +6,8 @@ use std::path::Path;
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::committed::{Change, Committed};
-use super::{COUNTERS, Key, OBJECTS, OpenError, Pending, Stored};
+use super::unsynced::Unsynced;
+use super::{COUNTERS, Flush, Key, OBJECTS, OpenError, Pending, Stored};
 
 const FILE: &str = "store.redb";
 const REVISION: &str = "revision";
@@ -14,14 +15,18 @@ const REVISION: &str = "revision";
 const FIRST: u64 = 1;
 
 /// Opens the file and reads all of it.
-pub(super) fn open(folder: &Path) -> Result<(Database, Committed), OpenError> {
+pub(super) fn open(folder: &Path, flush: Flush) -> Result<(Database, Committed), OpenError> {
     let path = folder.join(FILE);
     let shown = path.display().to_string();
     fs::create_dir_all(folder)
         .map_err(|source| OpenError::Folder { path: folder.display().to_string(), source })?;
     let broken =
         |source: redb::Error| OpenError::Open { path: shown.clone(), source: source.into() };
-    let database = Database::create(&path).map_err(|error| broken(error.into()))?;
+    let database = match flush {
+        Flush::Always => Database::create(&path),
+        Flush::Never => create_unsynced(&path),
+    };
+    let database = database.map_err(|error| broken(error.into()))?;
     create_tables(&database).map_err(&broken)?;
     let (revision, rows) = read(&database).map_err(&broken)?;
     let mut committed = Committed::new(revision);
@@ -36,6 +41,13 @@ pub(super) fn open(folder: &Path) -> Result<(Database, Committed), OpenError> {
         committed.load(Stored::new(split(&key), revision, value));
     }
     Ok((database, committed))
+}
+
+fn create_unsynced(path: &Path) -> Result<Database, redb::DatabaseError> {
+    let mut options = fs::OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let file = options.open(path).map_err(redb::StorageError::from)?;
+    Database::builder().create_with_backend(Unsynced::new(file)?)
 }
 
 fn create_tables(database: &Database) -> Result<(), redb::Error> {

@@ -77,7 +77,7 @@ const CHILD_FOLDER: &str = "STORE_TEST_FOLDER";
 #[ignore = "a child process of the test below"]
 async fn writes_until_killed() {
     let folder = std::env::var(CHILD_FOLDER).unwrap();
-    let store = Store::open(Path::new(&folder)).unwrap();
+    let store = Store::open_with(Path::new(&folder), Flush::Never).unwrap();
     for number in 0.. {
         let writes = (0..4).map(|lane| {
             let name = format!("{number}-{lane}");

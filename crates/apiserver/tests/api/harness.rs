@@ -185,6 +185,7 @@ pub fn settings(pki: &Pki) -> Settings {
         kubelet_client_key: Some(pki.path("kubelet-client.key")),
         kubelet_certificate_authority: Some(pki.path("ca.crt")),
         data_dir: pki.path("data"),
+        flush: tombolo_apiserver::store::Flush::Never,
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use ipnet::IpNet;
 use tombolo_apiserver::server::{Server, Settings};
+use tombolo_apiserver::store::Flush;
 use tombolo_runtime::logs;
 use tombolo_runtime::shutdown::Shutdown;
 
@@ -61,6 +62,9 @@ pub struct Flags {
     /// Folder of the store.
     #[arg(long)]
     data_dir: PathBuf,
+    /// Do not force writes to the disk: they survive the process, not the machine.
+    #[arg(long)]
+    unsafe_no_fsync: bool,
 }
 
 impl Flags {
@@ -87,6 +91,7 @@ impl Flags {
             kubelet_client_key: self.kubelet_client_key,
             kubelet_certificate_authority: self.kubelet_certificate_authority,
             data_dir: self.data_dir,
+            flush: if self.unsafe_no_fsync { Flush::Never } else { Flush::Always },
         }
     }
 }
