@@ -31,6 +31,10 @@ pub enum Kind {
     Timeout,
     /// One try took too long.
     TryTimeout,
+    /// Nothing moved for too long.
+    StreamIdle,
+    /// The stream lasted too long altogether.
+    MaxDuration,
     /// The client's request body broke off.
     Downstream,
 }
@@ -71,6 +75,8 @@ impl Kind {
             Self::Protocol => (Flags::UPSTREAM_PROTOCOL, 502),
             Self::Overflow => (Flags::OVERFLOW, 503),
             Self::Timeout | Self::TryTimeout => (Flags::UPSTREAM_TIMEOUT, 504),
+            Self::StreamIdle => (Flags::STREAM_IDLE, 504),
+            Self::MaxDuration => (Flags::MAX_DURATION, 408),
             Self::Downstream => (Flags::DOWNSTREAM_TERMINATION, 400),
         }
     }
@@ -90,6 +96,8 @@ impl Kind {
             Self::Overflow => "overflow",
             Self::Timeout => "upstream request timeout",
             Self::TryTimeout => "upstream per try timeout",
+            Self::StreamIdle => "stream timeout",
+            Self::MaxDuration => "upstream max stream duration reached",
             Self::Downstream => "downstream connection termination",
         }
     }
@@ -104,6 +112,8 @@ impl Failure {
             Kind::NoHealthyUpstream => "no_healthy_upstream".into(),
             Kind::Timeout => "response_timeout".into(),
             Kind::TryTimeout => "upstream_per_try_timeout".into(),
+            Kind::StreamIdle => "stream_idle_timeout".into(),
+            Kind::MaxDuration => "upstream_max_stream_duration_reached".into(),
             Kind::Downstream => "downstream_remote_disconnect".into(),
             kind => {
                 let reason = kind.reason().replace(' ', "_");
@@ -123,8 +133,8 @@ impl Failure {
         match self.kind {
             Kind::NoRoute | Kind::NoSuchUpstream => String::new(),
             Kind::NoHealthyUpstream => "no healthy upstream".to_owned(),
-            Kind::Timeout => "upstream request timeout".to_owned(),
-            Kind::TryTimeout => "upstream request timeout".to_owned(),
+            Kind::Timeout | Kind::TryTimeout => "upstream request timeout".to_owned(),
+            Kind::StreamIdle | Kind::MaxDuration => self.kind.reason().to_owned(),
             kind => {
                 let again = if retried { "retried and the latest " } else { "" };
                 let reason = kind.reason();

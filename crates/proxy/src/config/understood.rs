@@ -64,13 +64,13 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
         "codec_type -stat_prefix rds route_config http_filters common_http_protocol_options \
          http_protocol_options http2_protocol_options server_name server_header_transformation \
  max_request_headers_kb stream_idle_timeout request_timeout \
-         request_headers_timeout drain_timeout delayed_close_timeout access_log \
+         request_headers_timeout   access_log \
          use_remote_address xff_num_trusted_hops internal_address_config skip_xff_append via \
          generate_request_id preserve_external_request_id always_set_request_id_in_response \
          forward_client_cert_details set_current_client_cert_details -proxy_100_continue \
          upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action \
-         strip_matching_host_port strip_any_host_port stream_error_on_invalid_http_message \
-         strip_trailing_host_dot append_x_forwarded_port",
+         strip_matching_host_port strip_any_host_port  \
+         strip_trailing_host_dot ",
     ),
     (
         "envoy.extensions.filters.network.http_connection_manager.v3.Rds",
@@ -174,13 +174,13 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
         "envoy.config.route.v3.RouteAction",
         "cluster cluster_header weighted_clusters cluster_not_found_response_code prefix_rewrite \
          regex_rewrite append_x_forwarded_host timeout idle_timeout retry_policy -priority \
-         hash_policy max_grpc_timeout grpc_timeout_offset upgrade_configs max_stream_duration \
+         hash_policy -max_grpc_timeout -grpc_timeout_offset upgrade_configs max_stream_duration \
          host_rewrite_literal auto_host_rewrite host_rewrite_header",
     ),
     ("envoy.config.route.v3.RouteAction.UpgradeConfig", "upgrade_type enabled"),
     (
         "envoy.config.route.v3.RouteAction.MaxStreamDuration",
-        "max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset",
+        "max_stream_duration -grpc_timeout_header_max -grpc_timeout_header_offset",
     ),
     (
         "envoy.config.route.v3.RouteAction.HashPolicy",
@@ -218,8 +218,8 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
          max_requests_per_connection circuit_breakers \
          common_http_protocol_options http_protocol_options http2_protocol_options \
          typed_extension_protocol_options dns_refresh_rate -dns_jitter -dns_failure_refresh_rate \
-         respect_dns_ttl dns_lookup_family -typed_dns_resolver_config outlier_detection \
-         cleanup_interval upstream_bind_config common_lb_config transport_socket metadata \
+         -respect_dns_ttl dns_lookup_family -typed_dns_resolver_config outlier_detection \
+         -cleanup_interval upstream_bind_config common_lb_config transport_socket metadata \
          protocol_selection upstream_connection_options ring_hash_lb_config maglev_lb_config \
          least_request_lb_config round_robin_lb_config original_dst_lb_config -filters",
     ),
@@ -272,15 +272,15 @@ pub const UNDERSTOOD: &[(&str, &str)] = &[
     (
         "envoy.config.core.v3.HttpProtocolOptions",
         "idle_timeout max_connection_duration max_headers_count max_requests_per_connection \
-         headers_with_underscores_action",
+         ",
     ),
     (
         "envoy.config.core.v3.Http1ProtocolOptions",
-        "-allow_absolute_url accept_http_10 -enable_trailers default_host_for_http_10",
+        "-allow_absolute_url accept_http_10 -enable_trailers ",
     ),
     (
         "envoy.config.core.v3.Http2ProtocolOptions",
-        "max_concurrent_streams initial_stream_window_size initial_connection_window_size \
+        "max_concurrent_streams -initial_stream_window_size -initial_connection_window_size \
          -hpack_table_size connection_keepalive",
     ),
     ("envoy.config.core.v3.KeepaliveSettings", "interval timeout"),

@@ -10,6 +10,7 @@ use crate::accept::connection::Connection;
 use crate::config::http::HttpSettings;
 use crate::config::listener::{Direction, Terminal};
 use crate::connect::upstream::{Endpoint, Upstream};
+use crate::failure::{Failure, Kind};
 use crate::http::attempt::Lease;
 use crate::observe::flags::Flags;
 use crate::observe::metrics::{Labels, Reporter, Workload};
@@ -113,6 +114,12 @@ impl Watch for Entry {
         if let Some(lease) = self.lease.take() {
             lease.give_back(&self.connection.proxy.shutdown);
         }
+    }
+
+    fn expired(&mut self, kind: Kind) {
+        self.complete = true;
+        self.record.flags.add(kind.response().0);
+        self.record.details = Some(Failure::new(kind).details());
     }
 
     fn broken(&mut self, error: &hyper::Error) {

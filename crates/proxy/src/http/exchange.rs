@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request, Response, Version, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
 
 use crate::accept::connection::Connection;
 use crate::config::http::{HttpSettings, RouteSource};
 use crate::config::rbac::Verdict;
 use crate::config::routes::{Action, Forward, HashSource, HostRewrite, Route, Routes, Targets};
+use crate::failure::Kind;
 use crate::http::attempt::Answer;
 use crate::http::effects;
 use crate::http::entry::Entry;
@@ -20,7 +23,7 @@ use crate::http::reply::Reply;
 use crate::http::upgrade;
 use crate::observe::flags::Flags;
 use crate::route::{self, Found};
-use crate::stream::body::{RequestSource, ResponseBody};
+use crate::stream::body::{Limits, RequestSource, ResponseBody};
 
 /// Serves a request, whatever happens.
 pub async fn handle(
@@ -342,9 +345,31 @@ impl Exchange<'_> {
                 upgrade::join(entry, upgraded, upstream);
                 ResponseBody::full("", None)
             }
-            None => ResponseBody::stream(incoming, entry),
+            None => {
+                let limits = self.body_limits(&entry);
+                ResponseBody::stream(incoming, entry, limits)
+            }
         };
         Response::from_parts(parts, body)
+    }
+
+    /// How long nothing may move within the request.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.forward.idle_timeout.unwrap_or(self.settings.stream_idle)
+    }
+
+    /// What is left of the route's limits when the head of the answer is there.
+    fn body_limits(&self, entry: &Entry) -> Limits {
+        // A request that is still being sent has all of its time before it.
+        let asked = entry.source.as_ref().is_none_or(|source| source.is_finished());
+        let from = if asked { entry.started } else { Instant::now() };
+        let answer = self.forward.timeout.map(|limit| (from + limit, Kind::Timeout));
+        let all = self.forward.max_duration.map(|limit| (entry.started + limit, Kind::MaxDuration));
+        let deadline = match (answer, all) {
+            (Some(answer), Some(all)) => Some(if answer.0 < all.0 { answer } else { all }),
+            (one, other) => one.or(other),
+        };
+        Limits { deadline, idle: self.idle_timeout() }
     }
 
     /// What a consistent-hash balancer goes by: the first source that has a value.

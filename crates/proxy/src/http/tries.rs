@@ -36,7 +36,7 @@ impl Exchange<'_> {
     ) -> Result<Answer, Reply> {
         let policy = self.forward.retry.as_ref();
         let spoken = spoken(upstream, parts.version, self.head.upgrade.is_some());
-        let mut deadline = pin!(expire(self.forward.timeout, source));
+        let mut deadline = pin!(self.expire(source));
         let mut previous: Vec<SocketAddr> = Vec::new();
         let mut retrying: Option<Permit> = None;
         loop {
@@ -56,7 +56,7 @@ impl Exchange<'_> {
                 let limited = within(policy.and_then(|policy| policy.per_try_timeout), sending);
                 tokio::select! {
                     outcome = limited => outcome,
-                    () = deadline.as_mut() => Err(Failure::new(Kind::Timeout)),
+                    kind = deadline.as_mut() => Err(Failure::new(kind)),
                 }
             };
             let status = outcome.as_ref().ok().map(|answer| answer.response.status().as_u16());
@@ -81,8 +81,8 @@ impl Exchange<'_> {
                     drop(outcome);
                     tokio::select! {
                         () = tokio::time::sleep(delay(policy, tries)) => continue,
-                        () = deadline.as_mut() => {
-                            return Err(Reply::failure(Failure::new(Kind::Timeout), entry.record.attempts));
+                        kind = deadline.as_mut() => {
+                            return Err(Reply::failure(Failure::new(kind), entry.record.attempts));
                         }
                     }
                 } else {
@@ -100,6 +100,21 @@ impl Exchange<'_> {
                     Err(Reply::failure(failure, entry.record.attempts))
                 }
             };
+        }
+    }
+
+    /// Returns when one of the route's limits is reached, and which.
+    async fn expire(&self, source: &Arc<RequestSource>) -> Kind {
+        let answer = async {
+            // The time that an upstream has begins when it has the whole request.
+            source.finished().await;
+            after(self.forward.timeout).await;
+        };
+        tokio::select! {
+            () = answer => Kind::Timeout,
+            () = after(self.idle_timeout()) => Kind::StreamIdle,
+            () = after(self.forward.max_duration) => Kind::MaxDuration,
+            () = after(self.settings.request_timeout), if !source.is_finished() => Kind::StreamIdle,
         }
     }
 
@@ -171,11 +186,12 @@ impl Exchange<'_> {
     }
 }
 
-/// The time that an upstream has begins when it has the whole request.
-async fn expire(timeout: Option<Duration>, source: &Arc<RequestSource>) {
-    let Some(timeout) = timeout else { return std::future::pending().await };
-    source.finished().await;
-    tokio::time::sleep(timeout).await;
+/// Returns after `limit`, or never.
+async fn after(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn within(

@@ -339,3 +339,52 @@ impl Field {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record() -> Record {
+        let mut record =
+            Record::begin("10.0.0.1:80".parse().unwrap(), "10.0.0.2:4000".parse().unwrap());
+        record.method = Some("GET".to_owned());
+        record.path = Some("/hello?x=1".to_owned());
+        record
+    }
+
+    fn shown(format: &str) -> String {
+        Format::parse(format).map_or_else(|error| error, |format| format.text(&record()))
+    }
+
+    #[test]
+    fn operators_are_replaced_and_missing_values_are_dashes() {
+        assert_eq!(shown("100%% %REQ(:METHOD)% %REQ(X-NO?:PATH)%"), "100% GET /hello?x=1");
+        assert_eq!(shown("%REQ(X-NO)% %UPSTREAM_HOST% %RESPONSE_FLAGS%"), "- - -");
+        assert_eq!(shown("%REQ(:PATH):4% %REQ_WITHOUT_QUERY(:PATH)%"), "/hel /hello");
+        assert_eq!(shown("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"), "10.0.0.2");
+        assert_eq!(shown("%RESPONSE_CODE% %BYTES_SENT%"), "0 0");
+    }
+
+    #[test]
+    fn what_does_not_exist_is_a_problem_at_once() {
+        assert_eq!(shown("%NO_SUCH%"), "%NO_SUCH% is not supported");
+        assert_eq!(shown("%REQ()%"), "%REQ% needs the name of a header");
+        assert_eq!(shown("%DURATION"), "`%DURATION` has no closing %");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_a_panic(text in ".{0,80}") {
+            if let Ok(format) = Format::parse(&text) {
+                format.text(&record());
+            }
+        }
+
+        #[test]
+        fn text_without_operators_is_kept(text in "[^%]{0,40}") {
+            prop_assert_eq!(shown(&text), text);
+        }
+    }
+}

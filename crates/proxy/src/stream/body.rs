@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -11,6 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
+
+use crate::failure::{Failure, Kind};
 
 /// A request body larger than this is not kept for another try.
 const REPLAY_LIMIT: usize = 64 * 1024;
@@ -216,12 +220,57 @@ pub trait Watch: Send + Sync {
     fn finished(&mut self);
     /// The upstream broke off.
     fn broken(&mut self, error: &hyper::Error);
+    /// A time limit cut the body off.
+    fn expired(&mut self, kind: Kind);
+}
+
+/// How long a response body may take.
+#[derive(Debug, Default)]
+pub struct Limits {
+    /// When the whole of it must have come, and what it means if it has not.
+    pub deadline: Option<(Instant, Kind)>,
+    /// How long nothing may come.
+    pub idle: Option<Duration>,
+}
+
+/// A clock that is set to the nearer of the limits.
+#[derive(Debug)]
+struct Clock {
+    limits: Limits,
+    sleep: Pin<Box<Sleep>>,
+    kind: Kind,
+}
+
+impl Clock {
+    fn new(limits: Limits) -> Option<Self> {
+        let (at, kind) = Self::next(&limits)?;
+        Some(Self { sleep: Box::pin(tokio::time::sleep_until(at)), limits, kind })
+    }
+
+    fn next(limits: &Limits) -> Option<(Instant, Kind)> {
+        let idle = limits.idle.map(|idle| (Instant::now() + idle, Kind::StreamIdle));
+        match (idle, limits.deadline) {
+            (Some(idle), Some(deadline)) => Some(if idle.0 < deadline.0 { idle } else { deadline }),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Something moved.
+    fn wind(&mut self) {
+        if self.limits.idle.is_some()
+            && let Some((at, kind)) = Self::next(&self.limits)
+        {
+            self.sleep.as_mut().reset(at);
+            self.kind = kind;
+        }
+    }
 }
 
 /// The body of a response to a client. Its end, however it comes, ends the request's record.
 pub struct ResponseBody {
     content: Content,
     watch: Option<Box<dyn Watch>>,
+    clock: Option<Clock>,
 }
 
 enum Content {
@@ -233,8 +282,11 @@ impl ResponseBody {
     /// A body that is known whole.
     pub fn full(bytes: impl Into<Bytes>, watch: Option<Box<dyn Watch>>) -> Self {
         let bytes: Bytes = bytes.into();
-        let mut body =
-            Self { content: Content::Full(Some(bytes).filter(|b| !b.is_empty())), watch };
+        let mut body = Self {
+            content: Content::Full(Some(bytes).filter(|b| !b.is_empty())),
+            watch,
+            clock: None,
+        };
         if matches!(body.content, Content::Full(None)) {
             body.finish();
         }
@@ -242,9 +294,10 @@ impl ResponseBody {
     }
 
     /// A body that comes from an upstream.
-    pub fn stream(incoming: Incoming, watch: Box<dyn Watch>) -> Self {
+    pub fn stream(incoming: Incoming, watch: Box<dyn Watch>, limits: Limits) -> Self {
         let ended = incoming.is_end_stream();
-        let mut body = Self { content: Content::Stream(incoming), watch: Some(watch) };
+        let clock = Clock::new(limits);
+        let mut body = Self { content: Content::Stream(incoming), watch: Some(watch), clock };
         if ended {
             body.finish();
         }
@@ -266,12 +319,12 @@ impl std::fmt::Debug for ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         let incoming = match &mut this.content {
             Content::Full(bytes) => {
@@ -284,7 +337,19 @@ impl Body for ResponseBody {
             }
             Content::Stream(incoming) => incoming,
         };
-        match std::task::ready!(Pin::new(incoming).poll_frame(cx)) {
+        let polled = Pin::new(incoming).poll_frame(cx);
+        if let Some(clock) = &mut this.clock {
+            if polled.is_ready() {
+                clock.wind();
+            } else if clock.sleep.as_mut().poll(cx).is_ready() {
+                let kind = clock.kind;
+                if let Some(mut watch) = this.watch.take() {
+                    watch.expired(kind);
+                }
+                return Poll::Ready(Some(Err(Failure::new(kind).into())));
+            }
+        }
+        match std::task::ready!(polled) {
             None => {
                 this.finish();
                 Poll::Ready(None)
@@ -293,7 +358,7 @@ impl Body for ResponseBody {
                 if let Some(mut watch) = this.watch.take() {
                     watch.broken(&error);
                 }
-                Poll::Ready(Some(Err(error)))
+                Poll::Ready(Some(Err(error.into())))
             }
             Some(Ok(frame)) => {
                 if let Some(watch) = &mut this.watch {
