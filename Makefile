@@ -14,7 +14,7 @@ test: setup kubernetes
 # What a change must pass besides the tests.
 check:
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --workspace --locked -- -D warnings
 	cargo xtask tidy
 
 # Debian packages and the real Envoy that tests use.

@@ -158,9 +158,11 @@ async fn containers_run_in_order_and_leave_nothing() {
             now => Err(now),
         });
         let state = cluster.lab.lab_folder().join("clusters/c1/nodes/c1-control-plane/pods");
-        let left: Vec<_> =
-            std::fs::read_dir(state).unwrap().flatten().map(|entry| entry.path()).collect();
-        assert_eq!(left, Vec::<std::path::PathBuf>::new());
+        eventually("no folder of the pod", || {
+            let left: Vec<_> =
+                std::fs::read_dir(&state).unwrap().flatten().map(|entry| entry.path()).collect();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        });
     }
 }
 

@@ -27,6 +27,9 @@ struct Watch {
     held: BTreeMap<Arc<str>, Arc<str>>,
     /// Names whose absence the client must be told once more.
     unanswered: BTreeSet<Arc<str>>,
+    /// Names that are not wanted any more, but may still be on their way to the client. Kept for
+    /// types with a wildcard only: through it the client would take them as wanted again.
+    doubtful: BTreeSet<Arc<str>>,
     /// The map that `held` was compared with last; none when it must be compared again.
     seen: Option<Arc<Resources>>,
     /// Whether a first response went out; an empty one counts.
@@ -81,7 +84,7 @@ impl Engine for Delta {
                 request.resource_names_subscribe.is_empty() && types::is_wildcard(&type_url);
         }
         watch.subscribe(request.resource_names_subscribe, first);
-        watch.unsubscribe(request.resource_names_unsubscribe);
+        watch.unsubscribe(request.resource_names_unsubscribe, types::is_wildcard(&type_url));
         if watch.wanted.names.len() > MOST_NAMES || watch.held.len() > MOST_NAMES {
             return Err(too_many("names"));
         }
@@ -154,6 +157,7 @@ impl Watch {
             self.seen = None;
             if name == "*" {
                 self.wanted.all = true;
+                self.unanswered.append(&mut self.doubtful);
                 continue;
             }
             let name: Arc<str> = name.into();
@@ -167,12 +171,15 @@ impl Watch {
         }
     }
 
-    fn unsubscribe(&mut self, names: Vec<String>) {
+    fn unsubscribe(&mut self, names: Vec<String>, has_wildcard: bool) {
         for name in names {
             self.seen = None;
             if name == "*" {
                 self.wanted.all = false;
                 let keep = &self.wanted.names;
+                if has_wildcard {
+                    self.doubtful.extend(self.held.keys().filter(|name| !keep.contains(*name)).cloned());
+                }
                 self.held.retain(|name, _| keep.contains(name));
                 continue;
             }
@@ -181,6 +188,8 @@ impl Watch {
             if self.wanted.all {
                 // Still wanted through the wildcard; the client may have dropped it, though.
                 self.unanswered.insert(name.as_str().into());
+            } else if has_wildcard && self.doubtful.len() < MOST_NAMES {
+                self.doubtful.insert(name.as_str().into());
             }
             self.held.remove(name.as_str());
         }

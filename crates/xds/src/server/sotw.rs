@@ -61,9 +61,9 @@ impl Engine for Sotw {
         if request.resource_names.len() > MOST_NAMES {
             return Err(too_many("names"));
         }
+        let rejected = request.error_detail.is_some();
         if let Some(error) = &request.error_detail {
             subscriber.rejected(&type_url, &request.response_nonce, &error.message);
-            return Ok(());
         }
         if !self.watches.contains_key(&type_url) && self.watches.len() >= MOST_TYPES {
             return Err(too_many("types"));
@@ -74,15 +74,19 @@ impl Engine for Sotw {
             if request.response_nonce != watch.nonce {
                 return Ok(()); // An answer to a response that a newer one has overtaken.
             }
-            subscriber.accepted(&type_url, &request.response_nonce);
+            if !rejected {
+                subscriber.accepted(&type_url, &request.response_nonce);
+            }
         }
+        // A rejection too may name more than before: the request that first did may have been
+        // overtaken by the very response that is rejected here.
         let before = watch.wanted.clone();
         watch.want(request.resource_names, &type_url);
         let restarts = first || request.response_nonce.is_empty();
         if restarts {
             watch.sent.clear();
         }
-        let answer = std::mem::take(&mut watch.answer_next);
+        let answer = !rejected && std::mem::take(&mut watch.answer_next);
         if restarts || answer || watch.wanted.all && !before.all {
             watch.owed = true;
         }
