@@ -99,7 +99,7 @@ where
                     signals.changes.send_modify(|count| *count += 1);
                 }
                 Some(Err(error)) => {
-                    tracing::warn!(error = %chain(&error), "watching {what} failed, trying again")
+                    tracing::warn!(error = %chain(&error), "watching {what} failed, trying again");
                 }
             }
         }
@@ -130,7 +130,7 @@ pub(crate) async fn run_pods(node: Arc<Node>) {
             Ok(None) => break,
             Ok(Some(event)) => workers.hear(event),
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "watching pods failed, trying again")
+                tracing::warn!(error = %chain(&error), "watching pods failed, trying again");
             }
         }
     }

@@ -199,7 +199,7 @@ async fn feed(mut from_client: mpsc::Receiver<FromClient>, mut input: Option<Inp
         match (next, &mut input) {
             (FromClient::Input(bytes), Some(Input::Pipe(pipe))) => write(pipe, &bytes).await,
             (FromClient::Input(bytes), Some(Input::Terminal(terminal))) => {
-                write(terminal, &bytes).await
+                write(terminal, &bytes).await;
             }
             (FromClient::Resize { columns, rows }, Some(Input::Terminal(terminal))) => {
                 if let Err(error) = terminal.resize(columns, rows) {

@@ -46,7 +46,8 @@ pub(crate) fn of_services<'a>(
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let home = service.metadata.namespace.as_deref().unwrap_or_default();
         let api = home == "default" && name == "kubernetes";
-        if !api && !(links && home == namespace) {
+        let linked = links && home == namespace;
+        if !(api || linked) {
             continue;
         }
         let Some(spec) = &service.spec else { continue };

@@ -61,7 +61,7 @@ fn escaped(value: &str) -> String {
             '\t' => text.push_str("\\t"),
             '\r' => text.push_str("\\r"),
             letter if letter.is_control() => {
-                text.push_str(&format!("\\x{:02x}", u32::from(letter)))
+                text.push_str(&format!("\\x{:02x}", u32::from(letter)));
             }
             letter => text.push(letter),
         }

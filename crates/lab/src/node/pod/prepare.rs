@@ -213,14 +213,13 @@ fn files(request: &Request<'_>, host: bool) -> Vec<(String, String)> {
     .into()
 }
 
+/// Name servers, search list, and options with their values.
+type Resolver = (Vec<String>, Vec<String>, Vec<(String, Option<String>)>);
+
 /// `/etc/resolv.conf` of a pod. Pure.
 fn resolver(spec: &PodSpec, namespace: &str, dns: &str, domain: &str, machine: &str) -> String {
     let host = spec.host_network == Some(true);
-    let (mut servers, mut search, mut options): (
-        Vec<String>,
-        Vec<String>,
-        Vec<(String, Option<String>)>,
-    ) = match spec.dns_policy.as_deref() {
+    let (mut servers, mut search, mut options): Resolver = match spec.dns_policy.as_deref() {
         Some("None") => (Vec::new(), Vec::new(), Vec::new()),
         Some("Default") => return machine_resolver(spec, machine),
         Some("ClusterFirst") | None if host => return machine_resolver(spec, machine),

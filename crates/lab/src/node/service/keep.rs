@@ -83,9 +83,9 @@ pub(crate) async fn run(node: Arc<Node>, link: u32, place: Place) {
         };
         let wake = async {
             if failed {
-                tokio::time::sleep(backoff.delay()).await
+                tokio::time::sleep(backoff.delay()).await;
             } else {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         tokio::select! {

@@ -109,7 +109,7 @@ impl Worker {
                 }
             }
             Happening::Probed { container, id, kind, finding } => {
-                self.hear_probe(&container, &id, kind, finding)
+                self.hear_probe(&container, &id, kind, finding);
             }
         }
     }

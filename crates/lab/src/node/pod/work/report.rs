@@ -39,7 +39,7 @@ impl Worker {
                 Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
                     match api.get_opt(&name).await {
                         Ok(Some(fresh)) if fresh.metadata.uid == self.pod.metadata.uid => {
-                            self.pod = Arc::new(fresh)
+                            self.pod = Arc::new(fresh);
                         }
                         // Gone, or another pod of that name; the watch will say so.
                         Ok(_) => return,
