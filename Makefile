@@ -1,6 +1,6 @@
 # The two commands of the README. Each sets up what it needs and works on a fresh clone.
 
-.PHONY: demo test check setup kubernetes clean
+.PHONY: demo test tidy check setup kubernetes clean
 
 # Sets up, builds and shows the main job: two clusters, one mesh, verified.
 demo: setup
@@ -11,11 +11,14 @@ demo: setup
 test: setup kubernetes
 	tools/test
 
-# What a change must pass besides the tests.
-check:
+# Form and structure: what CI checks besides the tests.
+tidy:
 	cargo fmt --all --check
-	cargo clippy --workspace --locked -- -D warnings
 	cargo xtask tidy
+
+# The lints of Cargo.toml, on top of that.
+check: tidy
+	cargo clippy --workspace --locked -- -D warnings
 
 # Debian packages and the real Envoy that tests use.
 setup:

@@ -67,6 +67,29 @@ const ARROWS: &[(&str, &[&str])] = &[
 const BANNED: &[(&str, &[&str])] =
     &[("tombolo-proxy", &["kube", "k8s-openapi"]), ("tombolo-agent", &["kube", "k8s-openapi"])];
 
+/// Cycles between modules that are there and should go: the first module of each, by crate.
+const KNOWN_CYCLES: &[(&str, &[&str])] = &[
+    ("crates/crds/src", &["mesh_config"]),
+    ("crates/lab/src", &["network"]),
+    ("crates/install/src", &["mesh"]),
+    (
+        "crates/apiserver/src",
+        &[
+            "admission",
+            "apply",
+            "auth",
+            "crd",
+            "defaults",
+            "incoming",
+            "managed",
+            "openapi",
+            "route",
+            "selector",
+        ],
+    ),
+    ("crates/proxy/src", &["config", "connect"]),
+];
+
 /// Lines of code, comments and tests not counted, that a file may have.
 const MOST_LINES: usize = 500;
 
@@ -191,7 +214,11 @@ fn cycles(source: &Path) -> anyhow::Result<Vec<String>> {
         }
     }
     let mut problems = Vec::new();
-    for start in arrows.keys() {
+    let known = KNOWN_CYCLES
+        .iter()
+        .find(|(known, _)| Path::new(known) == source)
+        .map_or(&[][..], |(_, known)| known);
+    for start in arrows.keys().filter(|start| !known.contains(&start.as_str())) {
         if let Some(cycle) = cycle_from(&arrows, start)
             && cycle.iter().min() == Some(start)
         {

@@ -133,7 +133,7 @@ impl<'a> Mesh<'a> {
         if plan.plugged_in_ca
             && let Some(secret) = self.authority.cacerts(&plan.name)
         {
-            cluster.apply(&secret).await?;
+            cluster.apply(secret).await?;
         }
         step.done("");
         Ok(())

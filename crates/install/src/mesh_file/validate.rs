@@ -220,16 +220,10 @@ fn lab_cluster(problems: &mut Problems, field: &str, lab: &RawLab) -> Option<Lab
 
 fn subnet(problems: &mut Problems, field: String, text: &Spanned<String>) -> Option<IpNet> {
     let place = text.referenced;
-    let net = match text.value.parse::<IpNet>() {
-        Ok(net) => net,
-        Err(_) => {
-            problems.add(
-                place,
-                field,
-                format!("`{}` is not a subnet; write it like 10.10.0.0/16", text.value),
-            );
-            return None;
-        }
+    let Ok(net) = text.value.parse::<IpNet>() else {
+        let text = format!("`{}` is not a subnet; write it like 10.10.0.0/16", text.value);
+        problems.add(place, field, text);
+        return None;
     };
     if net.trunc() != net {
         problems.add(

@@ -178,7 +178,8 @@ impl Watch {
                 self.wanted.all = false;
                 let keep = &self.wanted.names;
                 if has_wildcard {
-                    self.doubtful.extend(self.held.keys().filter(|name| !keep.contains(*name)).cloned());
+                    self.doubtful
+                        .extend(self.held.keys().filter(|name| !keep.contains(*name)).cloned());
                 }
                 self.held.retain(|name, _| keep.contains(name));
                 continue;

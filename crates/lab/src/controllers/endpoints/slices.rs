@@ -160,7 +160,11 @@ fn wanted(
             match groups.iter_mut().find(|group| group.ports == ports) {
                 Some(group) => group.endpoints.push(endpoint),
                 None => {
-                    groups.push(Wanted { family: family.clone(), ports, endpoints: vec![endpoint] });
+                    groups.push(Wanted {
+                        family: family.clone(),
+                        ports,
+                        endpoints: vec![endpoint],
+                    });
                 }
             }
         }
