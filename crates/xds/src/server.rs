@@ -274,6 +274,11 @@ impl Nonces {
         self.0 += 1;
         format!("{version}#{}", self.0)
     }
+
+    /// How many nonces there had been when this one was made, itself included.
+    fn number(nonce: &str) -> Option<u64> {
+        nonce.rsplit_once('#')?.1.parse().ok()
+    }
 }
 
 fn too_many(what: &str) -> Status {

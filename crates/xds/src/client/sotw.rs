@@ -104,6 +104,17 @@ impl Engine for Sotw {
             if let Some(held) = self.held.get_mut(type_url) {
                 held.retain(|name, _| wanted.all || wanted.names.contains(name));
             }
+            if before.is_some() && !self.named.contains(type_url) {
+                // Everything was asked for by naming nothing. Nothing cannot be asked for any more:
+                // it looks the same. What comes is dropped, and to get it back we start over.
+                if nothing {
+                    self.asked.insert(type_url.clone(), wanted.clone());
+                    continue;
+                }
+                if let Some((_, nonce)) = self.last.get_mut(type_url) {
+                    nonce.clear();
+                }
+            }
             requests.push(self.asking(type_url, wanted));
             self.asked.insert(type_url.clone(), wanted.clone());
         }

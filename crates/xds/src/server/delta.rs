@@ -27,9 +27,9 @@ struct Watch {
     held: BTreeMap<Arc<str>, Arc<str>>,
     /// Names whose absence the client must be told once more.
     unanswered: BTreeSet<Arc<str>>,
-    /// Names that are not wanted any more, but may still be on their way to the client. Kept for
-    /// types with a wildcard only: through it the client would take them as wanted again.
-    doubtful: BTreeSet<Arc<str>>,
+    /// Names in responses that the client has not answered yet, with the number of the last such
+    /// response. Until then a name that is not wanted may be wanted again when it arrives.
+    on_the_way: BTreeMap<Arc<str>, u64>,
     /// The map that `held` was compared with last; none when it must be compared again.
     seen: Option<Arc<Resources>>,
     /// Whether a first response went out; an empty one counts.
@@ -73,6 +73,7 @@ impl Engine for Delta {
         }
         let first = !self.watches.contains_key(&type_url);
         let watch = self.watches.entry(type_url.clone()).or_default();
+        watch.arrived(&request.response_nonce);
         let before = watch.wanted.clone();
         if first {
             watch.held = request
@@ -84,7 +85,7 @@ impl Engine for Delta {
                 request.resource_names_subscribe.is_empty() && types::is_wildcard(&type_url);
         }
         watch.subscribe(request.resource_names_subscribe, first);
-        watch.unsubscribe(request.resource_names_unsubscribe, types::is_wildcard(&type_url));
+        watch.unsubscribe(request.resource_names_unsubscribe);
         if watch.wanted.names.len() > MOST_NAMES || watch.held.len() > MOST_NAMES {
             return Err(too_many("names"));
         }
@@ -113,6 +114,9 @@ impl Engine for Delta {
                 self.warm(&changed);
             }
             let nonce = self.nonces.next(&snapshot.version);
+            if let Some(watch) = self.watches.get_mut(&type_url) {
+                watch.leaves(self.nonces.0, &changed, &removed);
+            }
             subscriber.sent(&type_url, &nonce, changed.len());
             return Some(DeltaDiscoveryResponse {
                 system_version_info: snapshot.version.clone(),
@@ -157,7 +161,9 @@ impl Watch {
             self.seen = None;
             if name == "*" {
                 self.wanted.all = true;
-                self.unanswered.append(&mut self.doubtful);
+                let on_the_way = self.on_the_way.keys();
+                self.unanswered
+                    .extend(on_the_way.filter(|name| !self.held.contains_key(*name)).cloned());
                 continue;
             }
             let name: Arc<str> = name.into();
@@ -171,16 +177,12 @@ impl Watch {
         }
     }
 
-    fn unsubscribe(&mut self, names: Vec<String>, has_wildcard: bool) {
+    fn unsubscribe(&mut self, names: Vec<String>) {
         for name in names {
             self.seen = None;
             if name == "*" {
                 self.wanted.all = false;
                 let keep = &self.wanted.names;
-                if has_wildcard {
-                    self.doubtful
-                        .extend(self.held.keys().filter(|name| !keep.contains(*name)).cloned());
-                }
                 self.held.retain(|name, _| keep.contains(name));
                 continue;
             }
@@ -189,10 +191,23 @@ impl Watch {
             if self.wanted.all {
                 // Still wanted through the wildcard; the client may have dropped it, though.
                 self.unanswered.insert(name.as_str().into());
-            } else if has_wildcard && self.doubtful.len() < MOST_NAMES {
-                self.doubtful.insert(name.as_str().into());
             }
             self.held.remove(name.as_str());
+        }
+    }
+
+    /// The client answered the response with this nonce, and so all before it.
+    fn arrived(&mut self, nonce: &str) {
+        if let Some(number) = Nonces::number(nonce) {
+            self.on_the_way.retain(|_, last| *last > number);
+        }
+    }
+
+    /// A response with this number goes out.
+    fn leaves(&mut self, number: u64, changed: &[Resource], removed: &[Arc<str>]) {
+        self.on_the_way.extend(changed.iter().map(|resource| (resource.name.clone(), number)));
+        for name in removed {
+            self.on_the_way.remove(name);
         }
     }
 
