@@ -11,6 +11,7 @@
 //!   for them before it uses the cluster.
 //! * A resource that a client rejected is not sent to it again until it changes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
-use crate::proto::envoy::config::core::v3::Node;
+use crate::proto::envoy::config::core::v3::{ControlPlane, Node};
 use crate::proto::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
@@ -29,6 +30,7 @@ use crate::proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use crate::resource::Snapshot;
+use crate::types;
 
 mod delta;
 mod sotw;
@@ -262,6 +264,43 @@ impl<S: ResourceSource> AggregatedDiscoveryService for Ads<S> {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         self.follow(request, Delta::new).await
+    }
+}
+
+/// What the engines of both protocols keep about their stream; `W` is what they keep per type.
+#[derive(Debug)]
+struct Following<W> {
+    identifier: Arc<str>,
+    nonces: Nonces,
+    watches: BTreeMap<String, W>,
+}
+
+impl<W: Default> Following<W> {
+    fn new(identifier: Arc<str>) -> Self {
+        Self { identifier, nonces: Nonces::default(), watches: BTreeMap::new() }
+    }
+
+    /// The watch of a type that a request names, and whether the request is the first to do so.
+    fn watch(&mut self, type_url: &str) -> Result<(&mut W, bool), Status> {
+        if type_url.is_empty() {
+            return Err(Status::invalid_argument("a request names no type URL"));
+        }
+        let first = !self.watches.contains_key(type_url);
+        if first && self.watches.len() >= MOST_TYPES {
+            return Err(too_many("types"));
+        }
+        Ok((self.watches.entry(type_url.to_owned()).or_default(), first))
+    }
+
+    /// The types that are watched, in the order in which clients need them.
+    fn types(&self) -> Vec<String> {
+        let mut types: Vec<String> = self.watches.keys().cloned().collect();
+        types.sort_by_key(|type_url| types::rank(type_url));
+        types
+    }
+
+    fn control_plane(&self) -> Option<ControlPlane> {
+        Some(ControlPlane { identifier: self.identifier.to_string() })
     }
 }
 

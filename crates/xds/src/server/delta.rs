@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Engine, MOST_NAMES, MOST_TYPES, Nonces, Subscriber, Wanted, too_many};
-use crate::proto::envoy::config::core::v3::{ControlPlane, Node};
+use super::{Engine, Following, MOST_NAMES, Nonces, Subscriber, Wanted, too_many};
+use crate::proto::envoy::config::core::v3::Node;
 use crate::proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Wire,
 };
@@ -14,11 +14,7 @@ use tonic::Status;
 
 /// What one client of the incremental protocol wants and has.
 #[derive(Debug)]
-pub struct Delta {
-    identifier: Arc<str>,
-    nonces: Nonces,
-    watches: BTreeMap<String, Watch>,
-}
+pub struct Delta(Following<Watch>);
 
 #[derive(Debug, Default)]
 struct Watch {
@@ -39,7 +35,7 @@ struct Watch {
 impl Delta {
     /// A stream that nothing was asked on yet.
     pub fn new(identifier: Arc<str>) -> Self {
-        Self { identifier, nonces: Nonces::default(), watches: BTreeMap::new() }
+        Self(Following::new(identifier))
     }
 }
 
@@ -57,9 +53,7 @@ impl Engine for Delta {
         subscriber: &dyn Subscriber,
     ) -> Result<(), Status> {
         let type_url = request.type_url;
-        if type_url.is_empty() {
-            return Err(Status::invalid_argument("a request names no type URL"));
-        }
+        let (watch, first) = self.0.watch(&type_url)?;
         if !request.response_nonce.is_empty() {
             match &request.error_detail {
                 None => subscriber.accepted(&type_url, &request.response_nonce),
@@ -68,11 +62,6 @@ impl Engine for Delta {
                 }
             }
         }
-        if !self.watches.contains_key(&type_url) && self.watches.len() >= MOST_TYPES {
-            return Err(too_many("types"));
-        }
-        let first = !self.watches.contains_key(&type_url);
-        let watch = self.watches.entry(type_url.clone()).or_default();
         watch.arrived(&request.response_nonce);
         let before = watch.wanted.clone();
         if first {
@@ -100,22 +89,19 @@ impl Engine for Delta {
         snapshot: &Snapshot,
         subscriber: &dyn Subscriber,
     ) -> Option<DeltaDiscoveryResponse> {
-        let mut order: Vec<&String> = self.watches.keys().collect();
-        order.sort_by_key(|type_url| types::rank(type_url));
-        let order: Vec<String> = order.into_iter().cloned().collect();
-        for type_url in order {
+        for type_url in self.0.types() {
             let all = snapshot.resources(&type_url).cloned().unwrap_or_default();
             let Some((changed, removed)) =
-                self.watches.get_mut(&type_url).and_then(|watch| watch.difference(&all))
+                self.0.watches.get_mut(&type_url).and_then(|watch| watch.difference(&all))
             else {
                 continue;
             };
             if type_url == CLUSTER {
                 self.warm(&changed);
             }
-            let nonce = self.nonces.next(&snapshot.version);
-            if let Some(watch) = self.watches.get_mut(&type_url) {
-                watch.leaves(self.nonces.0, &changed, &removed);
+            let nonce = self.0.nonces.next(&snapshot.version);
+            if let Some(watch) = self.0.watches.get_mut(&type_url) {
+                watch.leaves(self.0.nonces.0, &changed, &removed);
             }
             subscriber.sent(&type_url, &nonce, changed.len());
             return Some(DeltaDiscoveryResponse {
@@ -124,7 +110,7 @@ impl Engine for Delta {
                 type_url,
                 removed_resources: removed.iter().map(ToString::to_string).collect(),
                 nonce,
-                control_plane: Some(ControlPlane { identifier: self.identifier.to_string() }),
+                control_plane: self.0.control_plane(),
                 ..DeltaDiscoveryResponse::default()
             });
         }
@@ -135,7 +121,7 @@ impl Engine for Delta {
 impl Delta {
     /// A client that got clusters waits for their endpoints, also for those it has already.
     fn warm(&mut self, clusters: &[Resource]) {
-        let Some(endpoints) = self.watches.get_mut(ENDPOINT) else { return };
+        let Some(endpoints) = self.0.watches.get_mut(ENDPOINT) else { return };
         for cluster in clusters {
             // Held in a version that no endpoints have: sent again, or said to be removed.
             if let Some(version) = endpoints.held.get_mut(&cluster.name) {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Engine, MOST_NAMES, MOST_TYPES, Nonces, Subscriber, Wanted, too_many};
-use crate::proto::envoy::config::core::v3::{ControlPlane, Node};
+use super::{Engine, Following, MOST_NAMES, Subscriber, Wanted, too_many};
+use crate::proto::envoy::config::core::v3::Node;
 use crate::proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use crate::resource::{Resource, Resources, Snapshot};
 use crate::types::{self, CLUSTER, ENDPOINT};
@@ -12,11 +12,7 @@ use tonic::Status;
 
 /// What one client of the state-of-the-world protocol wants and was sent.
 #[derive(Debug)]
-pub struct Sotw {
-    identifier: Arc<str>,
-    nonces: Nonces,
-    watches: BTreeMap<String, Watch>,
-}
+pub struct Sotw(Following<Watch>);
 
 #[derive(Debug, Default)]
 struct Watch {
@@ -37,7 +33,7 @@ struct Watch {
 impl Sotw {
     /// A stream that nothing was asked on yet.
     pub fn new(identifier: Arc<str>) -> Self {
-        Self { identifier, nonces: Nonces::default(), watches: BTreeMap::new() }
+        Self(Following::new(identifier))
     }
 }
 
@@ -55,9 +51,7 @@ impl Engine for Sotw {
         subscriber: &dyn Subscriber,
     ) -> Result<(), Status> {
         let type_url = request.type_url;
-        if type_url.is_empty() {
-            return Err(Status::invalid_argument("a request names no type URL"));
-        }
+        let (watch, first) = self.0.watch(&type_url)?;
         if request.resource_names.len() > MOST_NAMES {
             return Err(too_many("names"));
         }
@@ -65,11 +59,6 @@ impl Engine for Sotw {
         if let Some(error) = &request.error_detail {
             subscriber.rejected(&type_url, &request.response_nonce, &error.message);
         }
-        if !self.watches.contains_key(&type_url) && self.watches.len() >= MOST_TYPES {
-            return Err(too_many("types"));
-        }
-        let first = !self.watches.contains_key(&type_url);
-        let watch = self.watches.entry(type_url.clone()).or_default();
         if !first && !request.response_nonce.is_empty() {
             if request.response_nonce != watch.nonce {
                 return Ok(()); // An answer to a response that a newer one has overtaken.
@@ -108,13 +97,11 @@ impl Engine for Sotw {
         snapshot: &Snapshot,
         subscriber: &dyn Subscriber,
     ) -> Option<DiscoveryResponse> {
-        let mut order: Vec<&String> = self.watches.keys().collect();
-        order.sort_by_key(|type_url| types::rank(type_url));
-        let order: Vec<String> = order.into_iter().cloned().collect();
-        for type_url in order {
+        for type_url in self.0.types() {
             let all = snapshot.resources(&type_url).cloned().unwrap_or_default();
-            let nonce = self.nonces.next(&snapshot.version);
+            let nonce = self.0.nonces.next(&snapshot.version);
             let Some(resources) = self
+                .0
                 .watches
                 .get_mut(&type_url)
                 .and_then(|watch| watch.difference(&all, &type_url, &nonce))
@@ -130,7 +117,7 @@ impl Engine for Sotw {
                 resources: resources.into_iter().map(|resource| resource.body).collect(),
                 type_url,
                 nonce,
-                control_plane: Some(ControlPlane { identifier: self.identifier.to_string() }),
+                control_plane: self.0.control_plane(),
                 ..DiscoveryResponse::default()
             });
         }
@@ -141,7 +128,7 @@ impl Engine for Sotw {
 impl Sotw {
     /// After clusters all their endpoints go out again, and the next request is answered too.
     fn warm(&mut self) {
-        if let Some(endpoints) = self.watches.get_mut(ENDPOINT) {
+        if let Some(endpoints) = self.0.watches.get_mut(ENDPOINT) {
             endpoints.sent.clear();
             endpoints.seen = None;
             endpoints.answer_next = true;
