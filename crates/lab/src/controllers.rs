@@ -38,6 +38,7 @@ mod replicaset;
 mod revisions;
 mod scheduler;
 mod statefulset;
+mod status;
 mod tokens;
 pub(crate) mod work;
 

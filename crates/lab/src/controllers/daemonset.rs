@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
@@ -18,6 +18,7 @@ use crate::controllers::failure::{Doing, Failure};
 use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
 use crate::controllers::revisions::{self, HASH_LABEL, Revisions};
+use crate::controllers::status;
 use crate::controllers::work::{Controller, Events};
 
 mod plan;
@@ -94,22 +95,6 @@ impl DaemonSets {
         }
         Ok(())
     }
-
-    async fn write_status(&self, set: &DaemonSet, status: DaemonSetStatus) -> Result<(), Failure> {
-        if set.status.as_ref() == Some(&status) {
-            return Ok(());
-        }
-        let mut changed = set.clone();
-        changed.status = Some(status);
-        let key = Key::of(set);
-        let api: Api<DaemonSet> = Api::namespaced(self.client.clone(), &key.namespace);
-        let written = api
-            .replace_status(&key.name, &PostParams::default(), &changed)
-            .await
-            .doing(|| format!("write the status of DaemonSet {key}"))?;
-        self.sets.wrote(&written);
-        Ok(())
-    }
 }
 
 impl Controller for DaemonSets {
@@ -143,9 +128,9 @@ impl Controller for DaemonSets {
         let view = plan::View { set: &set, nodes: &nodes, pods: &owned, hash: &hash, now };
         let plan = view.plan();
         let applied = self.apply(&set, &plan, &hash).await;
-        let mut status = view.status();
-        status.collision_count = set.status.as_ref().and_then(|status| status.collision_count);
-        self.write_status(&set, status).await?;
+        let mut new = view.status();
+        new.collision_count = set.status.as_ref().and_then(|status| status.collision_count);
+        status::write(&self.client, &self.sets, &set, |set| set.status = Some(new)).await?;
         let in_use: BTreeSet<String> =
             owned.iter().filter_map(|pod| pod.labels().get(HASH_LABEL).cloned()).collect();
         history.forget(&in_use.into_iter().chain([hash.clone()]).collect()).await?;

@@ -20,6 +20,7 @@ use crate::controllers::deployment::status::Event;
 use crate::controllers::failure::{Doing, Failure, Refused, already_exists, unless_gone};
 use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
+use crate::controllers::status::write;
 use crate::controllers::work::{Controller, Events};
 
 pub(crate) use revision::template_hash;
@@ -172,7 +173,9 @@ impl Deployments {
         }
         let mut status = pass.deployment.status.clone().unwrap_or_default();
         status.collision_count = Some(collisions + 1);
-        self.write_status(&pass.deployment, status).await
+        let old = &pass.deployment;
+        write(&self.client, &self.deployments, old, |new| new.status = Some(status)).await?;
+        Ok(())
     }
 
     async fn set_revision(&self, pass: &mut Pass, revision: i64) -> Result<(), Failure> {
@@ -289,26 +292,6 @@ impl Deployments {
         Ok(())
     }
 
-    async fn write_status(
-        &self,
-        deployment: &Deployment,
-        status: k8s_openapi::api::apps::v1::DeploymentStatus,
-    ) -> Result<(), Failure> {
-        if deployment.status.as_ref() == Some(&status) {
-            return Ok(());
-        }
-        let mut object = deployment.clone();
-        object.status = Some(status);
-        let api: Api<Deployment> =
-            Api::namespaced(self.client.clone(), &deployment.namespace().unwrap_or_default());
-        let written = api
-            .replace_status(&deployment.name_any(), &PostParams::default(), &object)
-            .await
-            .doing(|| format!("write the status of Deployment {}", Key::of(deployment)))?;
-        self.deployments.wrote(&written);
-        Ok(())
-    }
-
     async fn finish(&self, pass: &Pass) -> Result<(), Failure> {
         let now = Timestamp::now();
         let all = pass.all();
@@ -326,7 +309,9 @@ impl Deployments {
         if status::is_complete(&pass.deployment, &status) {
             self.forget_history(pass).await?;
         }
-        self.write_status(&pass.deployment, status).await
+        let old = &pass.deployment;
+        write(&self.client, &self.deployments, old, |new| new.status = Some(status)).await?;
+        Ok(())
     }
 }
 

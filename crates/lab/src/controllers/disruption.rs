@@ -9,15 +9,15 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatu
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::PostParams;
 use kube::core::{Selector, SelectorExt};
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 
 use crate::controllers::cache::{Cache, Caches};
 use crate::controllers::deployment::scaled;
-use crate::controllers::failure::{Doing, Failure};
+use crate::controllers::failure::Failure;
 use crate::controllers::pods;
 use crate::controllers::queue::{Key, Queue};
+use crate::controllers::status;
 use crate::controllers::work::Controller;
 
 /// The controller.
@@ -108,7 +108,7 @@ fn counts(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], scale: i32) -> Counts
     }
 }
 
-fn status(budget: &PodDisruptionBudget, counts: Counts) -> PodDisruptionBudgetStatus {
+fn status_of(budget: &PodDisruptionBudget, counts: Counts) -> PodDisruptionBudgetStatus {
     let old = budget.status.clone().unwrap_or_default();
     let evicted = old.disrupted_pods.as_ref().map_or(0, BTreeMap::len);
     let healthy = counts.healthy - i32::try_from(evicted).unwrap_or(0);
@@ -157,7 +157,7 @@ impl Controller for Disruptions {
         })?;
         let mut pods = self.pods.in_namespace(&key.namespace);
         pods.retain(|pod| selector.matches(pod.labels()));
-        let mut wanted = status(&budget, counts(&budget, &pods, self.scale(&pods)));
+        let mut wanted = status_of(&budget, counts(&budget, &pods, self.scale(&pods)));
         // An eviction is over once the pod is gone or on its way out.
         if let Some(evicted) = wanted.disrupted_pods.as_mut() {
             evicted.retain(|name, _| {
@@ -166,17 +166,8 @@ impl Controller for Disruptions {
             });
         }
         wanted.disrupted_pods = wanted.disrupted_pods.filter(|evicted| !evicted.is_empty());
-        if budget.status.as_ref() == Some(&wanted) {
-            return Ok(());
-        }
-        let mut changed = (*budget).clone();
-        changed.status = Some(wanted);
-        let api: Api<PodDisruptionBudget> = Api::namespaced(self.client.clone(), &key.namespace);
-        let written = api
-            .replace_status(&key.name, &PostParams::default(), &changed)
-            .await
-            .doing(|| format!("write the status of PodDisruptionBudget {key}"))?;
-        self.budgets.wrote(&written);
+        let change = |budget: &mut PodDisruptionBudget| budget.status = Some(wanted);
+        status::write(&self.client, &self.budgets, &budget, change).await?;
         Ok(())
     }
 }
@@ -193,8 +184,9 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"},
             "status": {"conditions": [{"type": "Ready", "status": "True"}]}}))
         .unwrap();
-        let pods = vec![Arc::new(pod); ready];
-        let status = status(&budget, counts(&budget, &pods, scale));
+        let pod = Arc::new(pod);
+        let pods: Vec<_> = std::iter::repeat_n(pod, ready).collect();
+        let status = status_of(&budget, counts(&budget, &pods, scale));
         assert_eq!(
             (status.desired_healthy, status.disruptions_allowed),
             (Some(want.0), Some(want.1))

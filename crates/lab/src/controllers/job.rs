@@ -17,6 +17,7 @@ use crate::controllers::failure::{Doing, Failure, unless_gone};
 use crate::controllers::job::plan::View;
 use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
+use crate::controllers::status;
 use crate::controllers::work::{Controller, Events};
 
 mod plan;
@@ -66,21 +67,11 @@ impl Jobs {
         Ok(())
     }
 
-    async fn write_status(&self, job: &Job, status: JobStatus) -> Result<(), Failure> {
-        if job.status.as_ref() == Some(&status) {
-            return Ok(());
-        }
-        let before = plan::finished(job);
-        let mut changed = job.clone();
-        changed.status = Some(status);
-        let key = Key::of(job);
-        let api: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
-        let written = api
-            .replace_status(&key.name, &PostParams::default(), &changed)
-            .await
-            .doing(|| format!("write the status of Job {key}"))?;
-        self.jobs.wrote(&written);
-        if let (None, Some(end)) = (before, plan::finished(&written)) {
+    async fn write_status(&self, job: &Job, new: JobStatus) -> Result<(), Failure> {
+        let change = |job: &mut Job| job.status = Some(new);
+        let written = status::write(&self.client, &self.jobs, job, change).await?;
+        let end = written.as_ref().and_then(plan::finished);
+        if let (None, Some(end)) = (plan::finished(job), end) {
             let about = job.object_ref(&());
             let message = end.message.clone().unwrap_or_default();
             if end.type_ == "Complete" {

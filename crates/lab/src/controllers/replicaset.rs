@@ -18,6 +18,7 @@ use crate::controllers::cache::{Cache, Caches};
 use crate::controllers::failure::{Doing, Failure, Refused};
 use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
+use crate::controllers::status;
 use crate::controllers::work::{Controller, Events};
 
 mod rank;
@@ -107,22 +108,6 @@ impl ReplicaSets {
         }
         Ok(())
     }
-
-    async fn write_status(&self, set: &ReplicaSet, new: ReplicaSetStatus) -> Result<(), Failure> {
-        if set.status.as_ref() == Some(&new) {
-            return Ok(());
-        }
-        let mut object = set.clone();
-        object.status = Some(new);
-        let api: Api<ReplicaSet> =
-            Api::namespaced(self.client.clone(), &set.namespace().unwrap_or_default());
-        let written = api
-            .replace_status(&set.name_any(), &PostParams::default(), &object)
-            .await
-            .doing(|| format!("write the status of ReplicaSet {}", Key::of(set)))?;
-        self.sets.wrote(&written);
-        Ok(())
-    }
 }
 
 /// An orphan may belong to a set that selects it.
@@ -160,13 +145,13 @@ impl Controller for ReplicaSets {
             Ok(())
         };
         let now = Timestamp::now();
-        let status = status(&set, &owned, scaled.as_ref().err(), now);
+        let new = status_of(&set, &owned, scaled.as_ref().err(), now);
         let min_ready = spec.min_ready_seconds.unwrap_or(0);
         let soonest = active.iter().filter_map(|pod| pods::available_in(pod, min_ready, now));
         if let Some(wait) = soonest.filter(|wait| *wait > Duration::ZERO).min() {
             self.queue.add_after(key.clone(), wait + Duration::from_millis(50));
         }
-        self.write_status(&set, status).await?;
+        status::write(&self.client, &self.sets, &set, |set| set.status = Some(new)).await?;
         scaled
     }
 }
@@ -176,7 +161,7 @@ fn count(number: usize) -> Option<i32> {
 }
 
 /// The status that the pods justify. Zero is left out where Kubernetes leaves it out.
-fn status(
+fn status_of(
     set: &ReplicaSet,
     owned: &[Arc<Pod>],
     failed: Option<&Failure>,

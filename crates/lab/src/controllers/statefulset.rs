@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
@@ -18,6 +18,7 @@ use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
 use crate::controllers::revisions::{HASH_LABEL, Revisions};
 use crate::controllers::statefulset::plan::{Step, View};
+use crate::controllers::status;
 use crate::controllers::work::{Controller, Events};
 
 mod plan;
@@ -81,26 +82,6 @@ impl StatefulSets {
         }
         Ok(())
     }
-
-    async fn write_status(
-        &self,
-        set: &StatefulSet,
-        status: StatefulSetStatus,
-    ) -> Result<(), Failure> {
-        if set.status.as_ref() == Some(&status) {
-            return Ok(());
-        }
-        let mut changed = set.clone();
-        changed.status = Some(status);
-        let key = Key::of(set);
-        let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &key.namespace);
-        let written = api
-            .replace_status(&key.name, &PostParams::default(), &changed)
-            .await
-            .doing(|| format!("write the status of StatefulSet {key}"))?;
-        self.sets.wrote(&written);
-        Ok(())
-    }
 }
 
 impl Controller for StatefulSets {
@@ -143,7 +124,8 @@ impl Controller for StatefulSets {
                 break;
             }
         }
-        self.write_status(&set, view.status()).await?;
+        let new = view.status();
+        status::write(&self.client, &self.sets, &set, |set| set.status = Some(new)).await?;
         if let Some(wait) = view.next_availability() {
             self.queue.add_after(key.clone(), wait);
         }

@@ -375,7 +375,7 @@ mod tests {
         check(
             apart,
             &nodes,
-            &[("a", one.clone()), ("b", vec![pod("y", json!({}))])],
+            &[("a", one), ("b", vec![pod("y", json!({}))])],
             Err("0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules."),
         );
     }
