@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::duration::Duration;
 use crate::networking::destination_rule::{ConnectionPool, LocalityLbSetting, OutlierDetection};
+use crate::networking::service_entry::TrafficPolicyMode;
 use crate::networking::virtual_service::RetryPolicy;
 
 /// Settings of the whole mesh.
@@ -111,25 +112,6 @@ pub enum AccessLogEncoding {
     Text,
     /// One JSON object.
     Json,
-}
-
-/// What happens with outbound traffic to unknown destinations.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct TrafficPolicyMode {
-    /// The answer.
-    pub mode: OutboundMode,
-}
-
-/// Whether unknown destinations may be called.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum OutboundMode {
-    /// They may.
-    #[default]
-    AllowAny,
-    /// Only what the mesh knows.
-    RegistryOnly,
 }
 
 /// What happens with inbound traffic to undeclared ports.

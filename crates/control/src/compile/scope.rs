@@ -65,7 +65,7 @@ impl<'a> Scope<'a> {
 
     /// Whether traffic to unknown destinations may pass.
     pub(crate) fn allows_any(&self) -> bool {
-        use tombolo_crds::mesh_config::OutboundMode;
+        use tombolo_crds::networking::service_entry::OutboundMode;
         let own = self.sidecar.and_then(|it| it.spec.outbound_traffic_policy.as_ref());
         let policy = own.unwrap_or(&self.picture.mesh.config.outbound_traffic_policy);
         policy.mode == OutboundMode::AllowAny

@@ -107,7 +107,26 @@ pub struct Sidecar {
     /// What they may call.
     pub egress: Vec<Egress>,
     /// What happens with unknown destinations.
-    pub outbound_traffic_policy: Option<crate::mesh_config::TrafficPolicyMode>,
+    pub outbound_traffic_policy: Option<TrafficPolicyMode>,
+}
+
+/// What happens with outbound traffic to unknown destinations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficPolicyMode {
+    /// The answer.
+    pub mode: OutboundMode,
+}
+
+/// Whether unknown destinations may be called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum OutboundMode {
+    /// They may.
+    #[default]
+    AllowAny,
+    /// Only what the mesh knows.
+    RegistryOnly,
 }
 
 /// What sidecars may call.
