@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -19,11 +18,9 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+use crate::listen::accept;
 use crate::ready::Ready;
 use crate::shutdown::Shutdown;
-
-/// How long an accept loop pauses after an error, which is usually a lack of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the admin endpoints read.
 #[derive(Clone, Debug)]
@@ -74,20 +71,7 @@ pub fn exposition(registry: &Registry) -> impl IntoResponse + use<> {
 
 /// Serves `router` on `listener` over HTTP/1.1 and HTTP/2 without TLS until the process drains.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shutdown.draining() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "admin accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+    while let Some((stream, peer)) = accept(&listener, "admin", &shutdown).await {
         let service = TowerToHyperService::new(with_peer(router.clone(), peer));
         let draining = shutdown.clone();
         shutdown.spawn("admin connection", async move {

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod errors;
+pub mod listen;
 pub mod logs;
 pub mod ready;
 pub mod shutdown;

@@ -11,13 +11,13 @@ use rand::RngExt;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tombolo_runtime::listen::accept;
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_tls::mesh::peer_identity;
 
 use crate::serve::authenticate::Connection;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEPALIVE_WAIT: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(10);
@@ -45,20 +45,7 @@ impl Listener {
     /// Accepts until the process drains. Every request carries a [`Connection`].
     pub(crate) async fn run(self, router: axum::Router, shutdown: Shutdown) {
         let acceptor = TlsAcceptor::from(self.tls);
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = shutdown.draining() => return,
-                accepted = self.socket.accept() => accepted,
-            };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(listener = self.name, %error, "accept failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+        while let Some((stream, peer)) = accept(&self.socket, self.name, &shutdown).await {
             let (acceptor, router, draining) = (acceptor.clone(), router.clone(), shutdown.clone());
             let age = self.age.mul_f64(rand::rng().random_range(0.9..=1.1));
             let name = self.name;

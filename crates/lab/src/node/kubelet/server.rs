@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tombolo_runtime::listen::accept;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::node::kubelet::logs::{self, Wanted, Writing};
@@ -35,9 +36,6 @@ const ADMINISTRATORS: [&str; 2] = ["system:masters", "kubeadm:cluster-admins"];
 
 /// How long a client may take to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// The pause after a failed accept, which is usually a lack of file descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the client's certificate says about it.
 #[derive(Clone, Copy, Debug)]
@@ -67,25 +65,13 @@ pub(crate) async fn bind(node: &Node) -> Result<Bound, NodeError> {
 /// Serves until the process drains.
 pub(crate) async fn run(node: Arc<Node>, bound: Bound) {
     let router = router(Arc::clone(&node));
-    loop {
-        let accepted = tokio::select! {
-            accepted = bound.listener.accept() => accepted,
-            () = node.shutdown.draining() => return,
-        };
-        match accepted {
-            Ok((socket, _)) => {
-                let (tls, router) = (bound.tls.clone(), router.clone());
-                node.shutdown.spawn("kubelet connection", async move {
-                    if let Err(error) = serve(socket, tls, router).await {
-                        tracing::debug!(%error, "kubelet connection ended");
-                    }
-                });
+    while let Some((socket, _)) = accept(&bound.listener, "kubelet API", &node.shutdown).await {
+        let (tls, router) = (bound.tls.clone(), router.clone());
+        node.shutdown.spawn("kubelet connection", async move {
+            if let Err(error) = serve(socket, tls, router).await {
+                tracing::debug!(%error, "kubelet connection ended");
             }
-            Err(error) => {
-                tracing::warn!(%error, "kubelet API could not accept a connection");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
+        });
     }
 }
 

@@ -22,14 +22,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tombolo_runtime::listen::accept;
 use tombolo_runtime::logs;
 use tombolo_runtime::shutdown::Shutdown;
 
 /// What the proxy in front says about the client's certificate.
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const PEER: HeaderName = HeaderName::from_static("tombolo-peer");
-/// How long an accept loop pauses after an error, which is usually a lack of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serve `GET /hello`, which says which version and which pod answers.
 #[derive(Debug, Args)]
@@ -68,29 +67,17 @@ impl Flags {
             .with_context(|| format!("listen on {}", self.listen))?;
         tracing::info!(address = %listener.local_addr()?, ?identity, "helloworld serves");
         let shutdown = Shutdown::default();
-        let accept = accept(listener, identity, shutdown.clone());
-        shutdown.spawn_essential("accept", accept);
+        let accepting = accept_all(listener, identity, shutdown.clone());
+        shutdown.spawn_essential("accept", accepting);
         shutdown.run_until_asked(Duration::from_secs(5)).await?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-async fn accept(listener: TcpListener, identity: Arc<Identity>, shutdown: Shutdown) {
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.draining() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let connection = serve(stream, identity.clone(), shutdown.clone());
-                shutdown.spawn("connection", connection);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accept failed, pausing");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+async fn accept_all(listener: TcpListener, identity: Arc<Identity>, shutdown: Shutdown) {
+    while let Some((stream, _)) = accept(&listener, "helloworld", &shutdown).await {
+        let connection = serve(stream, identity.clone(), shutdown.clone());
+        shutdown.spawn("connection", connection);
     }
 }
 
