@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tombolo_runtime::shutdown::Shutdown;
 
-use crate::network::namespace::{NetNamespace, on_own_thread};
+use crate::namespace::{NetNamespace, on_own_thread};
 
 /// Where a process runs.
 #[derive(Clone, Debug)]

@@ -7,7 +7,8 @@
 //! * [`lab`]: the client. Starts the supervisor, creates, lists, breaks and deletes clusters;
 //! * [`control`]: what the client and the supervisor say to each other;
 //! * [`supervisor`]: the first process of a lab's namespaces, owner of everything in it;
-//! * [`network`]: bridge, namespaces, addresses, the way in from the host;
+//! * [`children`] and [`namespace`]: processes and the namespaces they run in;
+//! * [`network`]: bridge, nodes, addresses, the way in from the host;
 //! * [`directory`], [`pki`] and [`kubeconfig`]: a lab's files, certificates, and the files that
 //!   lead users to a cluster;
 //! * [`controllers`]: what turns Deployments into pods, Services into endpoints, and so on;
@@ -16,6 +17,7 @@
 //! * [`metallb`]: what MetalLB's pods run;
 //! * [`preflight`]: what the machine must have, checked before anything is created.
 
+pub mod children;
 pub mod control;
 pub mod controllers;
 pub mod directory;
@@ -24,6 +26,7 @@ pub mod kind_config;
 pub mod kubeconfig;
 pub mod lab;
 pub mod metallb;
+pub mod namespace;
 pub mod network;
 pub mod node;
 pub mod pki;

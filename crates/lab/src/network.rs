@@ -7,13 +7,12 @@
 pub mod delay;
 pub mod faults;
 pub mod host;
-pub mod namespace;
 pub mod node;
 
 use std::io;
 
+use crate::children::{Children, Place};
 use crate::spec::{LAB_GATEWAY, LAB_NETWORK};
-use crate::supervisor::children::{Children, Place};
 
 /// The bridge, in the lab's network namespace.
 pub const BRIDGE: &str = "tombolo0";

@@ -8,7 +8,6 @@
 //! It starts in two steps. [`launch`] runs in the caller's namespaces, makes the new ones and
 //! starts [`run`] in them, which serves the control socket until the last cluster is gone.
 
-pub mod children;
 mod clusters;
 mod forward;
 pub mod launch;
@@ -27,9 +26,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tombolo_runtime::shutdown::Shutdown;
 
+use crate::children::Children;
 use crate::directory::LabDirectory;
 use crate::network;
-use crate::supervisor::children::Children;
 use crate::supervisor::clusters::Clusters;
 
 /// How long connections of a stopping lab may take to end.

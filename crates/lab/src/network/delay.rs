@@ -18,9 +18,9 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tokio::time::Instant;
 
+use crate::children::{Children, Place};
 use crate::network::BRIDGE;
 use crate::network::node::port;
-use crate::supervisor::children::{Children, Place};
 
 /// How many frames wait at most: about 100 Mbit/s for half a second.
 const QUEUE: usize = 4096;

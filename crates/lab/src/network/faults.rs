@@ -7,9 +7,9 @@
 use std::fmt::Write as _;
 use std::io;
 
+use crate::children::{Children, Place};
 use crate::control::NodeState;
-use crate::network::namespace::NetNamespace;
-use crate::supervisor::children::{Children, Place};
+use crate::namespace::NetNamespace;
 
 /// The table that holds a node's partitions.
 const TABLE: &str = "netdev tombolo_faults";

@@ -15,8 +15,8 @@ use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, setns};
 use serde::Deserialize;
 
+use crate::namespace::on_own_thread;
 use crate::network::HOST_PORT;
-use crate::network::namespace::on_own_thread;
 use crate::spec::{LAB_GATEWAY, LAB_NETWORK, overlap};
 
 /// The host's end of the link.

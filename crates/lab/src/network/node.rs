@@ -3,11 +3,11 @@
 use std::io;
 use std::net::Ipv4Addr;
 
+use crate::children::{Children, Place};
 use crate::control::NodeState;
+use crate::namespace::NetNamespace;
 use crate::network::BRIDGE;
-use crate::network::namespace::NetNamespace;
 use crate::spec::LAB_NETWORK;
-use crate::supervisor::children::{Children, Place};
 
 /// What a node's namespace must allow: its pods are routed, and answers may take another way than
 /// questions (a load balancer's address is on whichever node answers for it).

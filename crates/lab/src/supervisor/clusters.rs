@@ -18,14 +18,14 @@ use tokio::time::Instant;
 use tombolo_runtime::errors::chain;
 use tombolo_runtime::shutdown::Shutdown;
 
+use crate::children::{Children, Place};
 use crate::control::{ClusterState, NodeState};
 use crate::directory::{LabDirectory, private_folder};
+use crate::namespace::NetNamespace;
 use crate::network::delay::{self, Disturbance};
-use crate::network::namespace::NetNamespace;
 use crate::network::{faults, node};
 use crate::pki;
 use crate::spec::{API_SERVER_PORT, ClusterName, ClusterSpec, LAB_GATEWAY, LAB_NETWORK};
-use crate::supervisor::children::{Children, Place};
 use crate::supervisor::forward;
 use crate::supervisor::processes::{self, Process};
 use crate::supervisor::ready;

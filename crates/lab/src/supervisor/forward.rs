@@ -10,7 +10,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tombolo_runtime::shutdown::Shutdown;
 
-use crate::network::namespace::NetNamespace;
+use crate::namespace::NetNamespace;
 
 /// How long an accept loop pauses after an error, which is usually a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

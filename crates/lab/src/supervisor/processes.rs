@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::children::logged;
 use crate::control::NodeState;
 use crate::directory::ClusterDirectory;
 use crate::spec::{API_SERVER_PORT, ApiServerKind, ClusterSpec};
-use crate::supervisor::children::logged;
 
 /// The running program itself, however its file was moved or replaced since.
 const TOMBOLO: &str = "/proc/self/exe";

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
 
 use crate::directory::ClusterDirectory;
-use crate::network::namespace::NetNamespace;
+use crate::namespace::NetNamespace;
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -13,8 +13,8 @@ use tokio_util::task::TaskTracker;
 use tombolo_runtime::backoff::Backoff;
 use tombolo_runtime::shutdown::Shutdown;
 
+use crate::children::{Child, Children, End, Place};
 use crate::control::ProcessState;
-use crate::supervisor::children::{Child, Children, End, Place};
 
 /// The delay before the first new start.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
