@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
-use tombolo_apiserver::server::{Server, Settings};
+use tombolo_apiserver::server::Server;
+use tombolo_apiserver::settings::Settings;
 use tombolo_apiserver::store::Flush;
 use tombolo_runtime::shutdown::Shutdown;
 

@@ -4,9 +4,9 @@
 use serde_json::Value;
 
 use crate::object;
+use crate::operation::Operation;
 use crate::status::{Cause, Status};
 use crate::store::Key;
-use crate::verbs::Operation;
 
 mod call;
 mod matching;

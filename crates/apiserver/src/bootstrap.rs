@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::object;
-use crate::server::Settings;
+use crate::settings::Settings;
 use crate::store::{Expect, Key, Store, WriteError};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];

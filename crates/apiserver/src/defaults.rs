@@ -3,11 +3,13 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::kinds;
 use crate::object::{self, child, default};
 use crate::resources::ResourceType;
 
 pub mod pods;
+
+/// Where `DaemonSets` count changes of their template.
+pub const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 /// Fills in what a client left out.
 pub fn apply(resource: &ResourceType, value: &mut Value) {
@@ -19,7 +21,7 @@ pub fn apply(resource: &ResourceType, value: &mut Value) {
         "/podtemplates" => pods::template(value),
         "/services" => service(value),
         "/secrets" => {
-            kinds::merge_string_data(value);
+            merge_string_data(value);
             default(object::as_map(value), "type", "Opaque");
         }
         "/namespaces" => namespace(value),
@@ -55,6 +57,18 @@ pub fn apply(resource: &ResourceType, value: &mut Value) {
         }
         "apiextensions.k8s.io/customresourcedefinitions" => crate::crd::definition::defaults(value),
         _ => (),
+    }
+}
+
+/// `stringData` is a way to write `data`; it is never shown.
+fn merge_string_data(value: &mut Value) {
+    use base64::Engine as _;
+    let Some(Value::Object(texts)) = object::remove(value, "stringData") else { return };
+    let data = child(value, "data");
+    for (key, text) in texts {
+        let encoded = base64::engine::general_purpose::STANDARD
+            .encode(text.as_str().unwrap_or_default().as_bytes());
+        data.insert(key, encoded.into());
     }
 }
 
@@ -202,7 +216,7 @@ fn deployment(value: &mut Value) {
 fn daemon_set(value: &mut Value) {
     let metadata = child(value, "metadata");
     let annotations = object::as_map(metadata.entry("annotations").or_insert_with(|| json!({})));
-    default(annotations, kinds::TEMPLATE_GENERATION, "1");
+    default(annotations, TEMPLATE_GENERATION, "1");
     let spec = child(value, "spec");
     let strategy = object::as_map(spec.entry("updateStrategy").or_insert_with(|| json!({})));
     default_text(strategy, "type", "RollingUpdate");

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tombolo_runtime::shutdown::Shutdown;
 
-use crate::server::Settings;
+use crate::settings::Settings;
 use crate::status::Status;
 
 /// How long connecting may take.

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
+use crate::api::Api;
 use crate::request::Call;
 use crate::respond::{self, Response};
-use crate::server::Api;
 
 /// The Kubernetes version whose behaviour this server follows.
 pub const VERSION: &str = "v1.36.3";

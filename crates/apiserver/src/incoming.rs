@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use crate::crd;
 use crate::defaults;
+use crate::operation::Operation;
+use crate::operation::options::FieldValidation;
 use crate::schema::{self, decode};
 use crate::status::Status;
-use crate::verbs::Operation;
-use crate::verbs::options::FieldValidation;
 
 /// Decodes a body as the operation's resource.
 ///

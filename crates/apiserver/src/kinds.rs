@@ -3,10 +3,11 @@
 
 use serde_json::{Value, json};
 
+use crate::defaults::TEMPLATE_GENERATION;
 use crate::object;
+use crate::operation::Operation;
 use crate::resources::ResourceType;
 use crate::status::Status;
-use crate::verbs::Operation;
 
 pub mod services;
 
@@ -72,8 +73,6 @@ const NEVER_UNCONDITIONAL: &[&str] = &[
     "storage.k8s.io/csistoragecapacities",
     "storage.k8s.io/volumeattachments",
 ];
-/// Where `DaemonSets` count changes of their template.
-pub const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 /// Grace period of pods that name none.
 const POD_GRACE: i64 = 30;
 
@@ -196,18 +195,6 @@ fn count_templates(new: &mut Value, old: &Value) {
     let metadata = object::meta_mut(new);
     object::as_map(metadata.entry("annotations").or_insert_with(|| json!({})))
         .insert(TEMPLATE_GENERATION.to_owned(), count.to_string().into());
-}
-
-/// `stringData` is a way to write `data`; it is never shown.
-pub fn merge_string_data(value: &mut Value) {
-    use base64::Engine as _;
-    let Some(Value::Object(texts)) = object::remove(value, "stringData") else { return };
-    let data = object::child(value, "data");
-    for (key, text) in texts {
-        let encoded = base64::engine::general_purpose::STANDARD
-            .encode(text.as_str().unwrap_or_default().as_bytes());
-        data.insert(key, encoded.into());
-    }
 }
 
 /// Settles what a client cannot change: the status through the object, the rest through the status.

@@ -8,17 +8,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::api::Api;
 use crate::request::{Call, RequestInfo};
 use crate::respond::Response;
-use crate::server::Api;
 use crate::status::Status;
 use crate::store::{Key, Stored};
 
-mod client;
 mod logs;
 mod streams;
-
-pub use client::{Client, ClientError};
 
 /// Whether the request is one for the pod's node.
 pub fn serves(info: &RequestInfo) -> bool {

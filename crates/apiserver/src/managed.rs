@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::object;
+use crate::operation::Operation;
 use crate::schema::{Schema, decode};
 use crate::status::{Cause, Status};
-use crate::verbs::Operation;
 
 pub mod set;
 pub mod typed;

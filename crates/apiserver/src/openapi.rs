@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::paths::digest;
 use crate::resources::{Catalog, ResourceType, group_version};
 
 mod custom;
@@ -121,6 +120,12 @@ fn reference(name: &str) -> Value {
 /// The mark that joins schemas and operations with kinds.
 fn kind_mark(group: &str, version: &str, kind: &str) -> Value {
     json!({"group": group, "version": version, "kind": kind})
+}
+
+/// A hash of a document, as it appears in addresses and tags.
+pub fn digest(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha512};
+    Sha512::digest(bytes).iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 #[cfg(test)]

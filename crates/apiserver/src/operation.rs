@@ -1,26 +1,19 @@
-//! The verbs: what happens to a resource when it is read, written, deleted or watched.
+//! One request to one resource, on its way through the verbs.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::auth::{MASTERS, User};
+use crate::api::Api;
 use crate::body;
 use crate::request::{Call, Query, RequestInfo};
 use crate::resources::ResourceType;
-use crate::server::Api;
 use crate::status::{Cause, Status};
 use crate::store::Key;
+use crate::user::{MASTERS, User};
 
-pub mod create;
-pub mod delete;
 pub mod options;
-pub mod patch;
-pub mod read;
-pub mod show;
-pub mod update;
-pub mod watch;
 
 use options::{FieldValidation, WriteOptions};
 

@@ -5,11 +5,11 @@
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
+use crate::api::Api;
 use crate::discovery::{self, Dialect};
 use crate::openapi;
 use crate::request::Call;
 use crate::respond::{self, Response};
-use crate::server::Api;
 
 /// Answers the path, if need be in plain text that there is no such page, as Kubernetes does.
 pub fn serve(api: &Api, call: &Call) -> Option<Response> {
@@ -79,7 +79,7 @@ fn tagged_document(call: &Call, document: Value) -> Response {
 
 /// An answer with an `ETag` over its content; 304 if the client has it already.
 pub fn tagged(call: &Call, content_type: &str, body: String) -> Response {
-    let tag = format!("\"{}\"", digest(body.as_bytes()));
+    let tag = format!("\"{}\"", openapi::digest(body.as_bytes()));
     let known = call
         .parts
         .headers
@@ -101,12 +101,6 @@ pub fn tagged(call: &Call, content_type: &str, body: String) -> Response {
         headers.insert(header::ETAG, value);
     }
     response
-}
-
-/// A hash of a document, as it appears in addresses and tags.
-pub fn digest(bytes: &[u8]) -> String {
-    use sha2::{Digest, Sha512};
-    Sha512::digest(bytes).iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 fn openid(api: &Api, address: &str) -> Value {

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::auth::User;
-use crate::auth::quote::go_quote;
+use crate::quote::go_quote;
 use crate::request::RequestInfo;
+use crate::user::User;
 use rules::Rule;
 
 pub mod bootstrap;

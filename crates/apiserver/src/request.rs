@@ -4,8 +4,8 @@
 use http::Method;
 use http::request::Parts;
 
-use crate::auth::User;
 use crate::status::Status;
+use crate::user::User;
 
 /// A request's meaning. `verb` is Kubernetes' (`get`, `list`, `watch`, ...) for resources and the
 /// lower-case method for other paths.

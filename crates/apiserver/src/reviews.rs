@@ -4,10 +4,10 @@
 
 use serde_json::{Value, json};
 
-use crate::auth::User;
+use crate::api::Api;
 use crate::request::RequestInfo;
-use crate::server::Api;
 use crate::status::{Cause, Status};
+use crate::user::{User, user_info};
 
 mod access;
 mod token_request;
@@ -77,21 +77,6 @@ fn self_review(user: &User) -> Value {
         "metadata": {"creationTimestamp": now()},
         "status": {"userInfo": user_info(user)},
     })
-}
-
-/// A user as reviews and admission requests show it.
-pub fn user_info(user: &User) -> Value {
-    let mut info = json!({"username": user.name});
-    if !user.uid.is_empty() {
-        info["uid"] = user.uid.clone().into();
-    }
-    if !user.groups.is_empty() {
-        info["groups"] = json!(user.groups);
-    }
-    if !user.extra.is_empty() {
-        info["extra"] = json!(user.extra);
-    }
-    info
 }
 
 fn strings(value: Option<&Value>) -> Vec<String> {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 
+use crate::api::Api;
+use crate::operation::Operation;
+use crate::operation::options::WriteOptions;
 use crate::request::Call;
 use crate::resources::ResourceType;
 use crate::respond::Response;
-use crate::server::Api;
 use crate::status::Status;
-use crate::verbs::options::WriteOptions;
-use crate::verbs::{Operation, create, delete, patch, read, update, watch};
+use crate::verbs::{create, delete, patch, read, update, watch};
 use crate::{body, health, kubelet, paths, respond, reviews, subresources};
 
 /// What is kept but has no effect here.

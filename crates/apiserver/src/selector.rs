@@ -181,7 +181,7 @@ fn requirement(text: &str) -> Result<Requirement, String> {
 
 fn label_key(key: &str) -> Result<String, String> {
     let key = key.trim();
-    let errors = crate::validate::names::qualified_name(key);
+    let errors = crate::names::qualified_name(key);
     match errors.first() {
         None => Ok(key.to_owned()),
         Some(error) => Err(format!("<nil>: Invalid value: \"{key}\": {error}")),
@@ -189,7 +189,7 @@ fn label_key(key: &str) -> Result<String, String> {
 }
 
 fn label_value(value: &str) -> Result<String, String> {
-    let errors = crate::validate::names::label_value(value);
+    let errors = crate::names::label_value(value);
     match errors.first() {
         None => Ok(value.to_owned()),
         Some(error) => Err(format!("values[0][]: Invalid value: \"{value}\": {error}")),

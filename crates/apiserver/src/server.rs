@@ -1,8 +1,7 @@
-//! The server: settings, what is built from them, and the accept loop.
+//! The server: what is built from its settings, and the accept loop.
 
-use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +11,16 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use ipnet::IpNet;
 use parking_lot::Mutex;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tombolo_runtime::listen::accept;
 use tombolo_runtime::shutdown::Shutdown;
 
+use crate::api::Api;
 use crate::auth::jwt::{KeyError, Keys};
 use crate::auth::tokens::Tokens;
 use crate::auth::{Authenticator, Authorizer, Peer};
@@ -28,37 +28,14 @@ use crate::request::{Call, Query, RequestInfo};
 use crate::resources::Catalog;
 use crate::respond::{self, Response};
 use crate::route;
+use crate::settings::Settings;
 use crate::status::Status;
-use crate::store::{Flush, OpenError, Store, WriteError};
-use crate::{bootstrap, crd, kubelet, rbac};
+use crate::store::{OpenError, Store, WriteError};
+use crate::verbs::definitions;
+use crate::{bootstrap, dial, rbac};
 
-/// How long an accept loop pauses after an error, which is usually a lack of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-
-/// What the server is told. Names follow kube-apiserver's flags.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub bind_address: IpAddr,
-    /// 0 picks a free port.
-    pub secure_port: u16,
-    /// The address that the `kubernetes` Service leads to.
-    pub advertise_address: IpAddr,
-    pub tls_cert_file: PathBuf,
-    pub tls_private_key_file: PathBuf,
-    pub client_ca_file: PathBuf,
-    pub service_cluster_ip_range: IpNet,
-    pub service_account_issuer: String,
-    pub service_account_key_file: PathBuf,
-    pub service_account_signing_key_file: PathBuf,
-    pub kubelet_client_certificate: Option<PathBuf>,
-    pub kubelet_client_key: Option<PathBuf>,
-    pub kubelet_certificate_authority: Option<PathBuf>,
-    pub data_dir: PathBuf,
-    /// Whether writes are forced to the disk before they are acknowledged.
-    pub flush: Flush,
-}
 
 /// Why the server could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -80,29 +57,9 @@ pub enum BuildError {
     #[error("create the objects that every cluster starts with")]
     Roles(#[source] WriteError),
     #[error("prepare connections to kubelets")]
-    Kubelet(#[from] kubelet::ClientError),
+    Kubelet(#[from] dial::ClientError),
     #[error("open the store")]
     Store(#[from] OpenError),
-}
-
-/// What every request works with.
-#[derive(Debug)]
-pub struct Api {
-    pub settings: Settings,
-    pub store: Store,
-    pub catalog: ArcSwap<Catalog>,
-    pub authenticator: Authenticator,
-    pub authorizer: Authorizer,
-    pub kubelet: kubelet::Client,
-    pub shutdown: Shutdown,
-    /// Held while a Service's address is chosen and stored.
-    pub services: Arc<tokio::sync::Mutex<()>>,
-    /// Held while the catalog is made anew.
-    pub definitions: tokio::sync::Mutex<crd::follow::Known>,
-    /// Definitions whose objects are being deleted.
-    pub cleanups: Mutex<HashSet<String>>,
-    /// The port clients reach; settled when the listener is bound.
-    pub port: u16,
 }
 
 /// A server that is ready to run: everything is open, nothing is served yet.
@@ -121,15 +78,6 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-impl Api {
-    /// Called after every write to a resource: follows what changes the server itself.
-    pub async fn changed(self: &Arc<Self>, storage: &str) {
-        if storage == crd::definition::STORAGE {
-            crd::follow::follow(self).await;
-        }
-    }
-}
-
 impl Server {
     /// Opens store, keys and listener.
     ///
@@ -141,7 +89,7 @@ impl Server {
         rbac::bootstrap::create(&store).await.map_err(BuildError::Roles)?;
         let tokens = Tokens::new(Arc::new(token_keys(&settings)?), store.clone());
         let authorizer = Authorizer::new(store.clone());
-        let kubelet = kubelet::Client::new(&settings, shutdown.clone())?;
+        let kubelet = dial::Client::new(&settings, shutdown.clone())?;
         let address = SocketAddr::new(settings.bind_address, settings.secure_port);
         let listen = |source| BuildError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -160,7 +108,7 @@ impl Server {
             cleanups: Mutex::default(),
             port,
         });
-        crd::follow::follow(&api).await;
+        definitions::follow(&api).await;
         Ok(Self { api, listener, acceptor })
     }
 
@@ -178,22 +126,9 @@ impl Server {
     pub async fn run(self) {
         let shutdown = self.api.shutdown.clone();
         tracing::info!(address = %self.address(), "serving the Kubernetes API");
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = shutdown.draining() => return,
-                accepted = self.listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, peer)) => {
-                    let (api, acceptor) = (Arc::clone(&self.api), self.acceptor.0.clone());
-                    shutdown.spawn("api connection", serve(api, acceptor, stream, peer));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
+        while let Some((stream, peer)) = accept(&self.listener, "api", &shutdown).await {
+            let (api, acceptor) = (Arc::clone(&self.api), self.acceptor.0.clone());
+            shutdown.spawn("api connection", serve(api, acceptor, stream, peer));
         }
     }
 }

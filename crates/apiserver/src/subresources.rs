@@ -3,9 +3,10 @@
 use hyper::body::Incoming;
 
 use crate::body;
+use crate::operation::Operation;
 use crate::respond::Response;
 use crate::status::Status;
-use crate::verbs::{Operation, patch, read, update};
+use crate::verbs::{patch, read, update};
 
 pub mod binding;
 mod eviction;

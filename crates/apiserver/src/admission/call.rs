@@ -15,9 +15,9 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::api::Api;
 use crate::object::strings;
 use crate::selector::Labels;
-use crate::server::Api;
 use crate::status::Status;
 use crate::store::Key;
 

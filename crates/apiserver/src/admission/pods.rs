@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
+use crate::names::random_suffix;
 use crate::object::{self, child, default};
+use crate::operation::Operation;
 use crate::status::Status;
 use crate::store::Key;
-use crate::verbs::Operation;
-use crate::verbs::create::random_suffix;
 
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// What the name of a token's volume starts with.

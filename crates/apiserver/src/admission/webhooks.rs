@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::Action;
 use super::call::{self, Answer, CallError};
 use super::matching::{self, Matched};
+use crate::operation::Operation;
 use crate::status::Status;
-use crate::verbs::Operation;
 
 const MUTATING: &str = "admissionregistration.k8s.io/mutatingwebhookconfigurations";
 const VALIDATING: &str = "admissionregistration.k8s.io/validatingwebhookconfigurations";
@@ -183,7 +183,7 @@ fn request(attempt: &Attempt<'_>, matched: &Matched, object: &Value, uid: &str) 
             "resource": resource.plural,
         },
         "operation": attempt.action.name(),
-        "userInfo": crate::reviews::user_info(&operation.call.user),
+        "userInfo": crate::user::user_info(&operation.call.user),
         "object": shown(object),
         "oldObject": attempt.old.map_or(Value::Null, shown),
         "dryRun": attempt.dry_run,

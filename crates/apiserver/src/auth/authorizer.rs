@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::quote::go_quote;
 use super::{MASTERS, User};
+use crate::quote::go_quote;
 use crate::rbac::rules::combined_resource;
 use crate::rbac::{Decision, Policy};
 use crate::request::RequestInfo;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use http::HeaderMap;
 
-use super::quote::go_quote;
 use super::{
     ANONYMOUS, AUTHENTICATED, Authorizer, UNAUTHENTICATED, User, service_account_groups,
     split_service_account,
 };
+use crate::quote::go_quote;
 use crate::request::{RequestInfo, decode};
 use crate::status::Status;
 

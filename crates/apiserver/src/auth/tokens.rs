@@ -74,8 +74,8 @@ impl Tokens {
         if both.is_empty() {
             return Err(format!(
                 "[invalid bearer token, token audiences {} is invalid for the target audiences {}]",
-                super::quote::go_quote_list(&claims.aud),
-                super::quote::go_quote_list(audiences),
+                crate::quote::go_quote_list(&claims.aud),
+                crate::quote::go_quote_list(audiences),
             ));
         }
         let user =
@@ -237,7 +237,7 @@ fn check_audiences(own: &[String], audiences: Vec<String>, user: User) -> Result
     if audiences.is_empty() {
         return Err(format!(
             "[invalid bearer token, token audiences {} are not among the target audiences]",
-            super::quote::go_quote_list(own),
+            crate::quote::go_quote_list(own),
         ));
     }
     Ok(Verified { user, audiences })

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use kube_cel::compile_schema;
 use serde_json::{Map, Value, json};
 
+use crate::errors::Errors;
+use crate::names;
 use crate::object::{self, child, default, strings};
 use crate::resources::{Custom, ResourceType, ScalePaths, Subresource};
 use crate::schema::structural;
-use crate::validate::{Errors, names};
 
 /// Where definitions are kept.
 pub const STORAGE: &str = "apiextensions.k8s.io/customresourcedefinitions";

@@ -9,9 +9,9 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::object;
+use crate::operation::Operation;
 use crate::status::{Cause, Status};
 use crate::store::Stored;
-use crate::verbs::Operation;
 
 const NODE_PORTS: std::ops::RangeInclusive<i64> = 30000..=32767;
 

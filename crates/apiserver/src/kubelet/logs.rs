@@ -4,9 +4,9 @@ use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 
 use super::{container, find_pod, kubelet_address, query_string, relayed, text};
+use crate::api::Api;
 use crate::request::Call;
 use crate::respond::{self, Response};
-use crate::server::Api;
 use crate::status::{Cause, Status};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain");

@@ -8,9 +8,9 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::{container, find_pod, kubelet_address, query_string, relayed, text};
+use crate::api::Api;
 use crate::request::Call;
 use crate::respond::{self, Response};
-use crate::server::Api;
 use crate::status::Status;
 
 /// The WebSocket subprotocols that kubelets here speak.

@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use super::rules::{self, Rule};
 use super::{Policy, RoleRef, part, text};
-use crate::auth::User;
-use crate::auth::quote::{go_quote, go_quote_list};
+use crate::quote::{go_quote, go_quote_list};
 use crate::request::RequestInfo;
 use crate::status::Status;
+use crate::user::User;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::auth::quote::go_quote_list;
+use crate::quote::go_quote_list;
 use crate::request::RequestInfo;
 
 /// A `PolicyRule` of a Role or ClusterRole.

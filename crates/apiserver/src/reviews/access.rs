@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use super::{invalid, strings, with_status};
-use crate::auth::User;
-use crate::auth::quote::go_quote;
+use crate::api::Api;
+use crate::quote::go_quote;
 use crate::rbac::rules::Rule;
 use crate::request::RequestInfo;
-use crate::server::Api;
 use crate::status::{Cause, Status};
+use crate::user::User;
 
 const GROUP: &str = "authorization.k8s.io";
 const ONE_OF: &str = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
@@ -114,7 +114,7 @@ pub fn rules(api: &Api, user: &User, object: Value) -> Result<Value, Status> {
         return Err(Status::bad_request("no namespace on request"));
     }
     let (mut rules, problems) = api.authorizer.policy().rules_for(user, namespace);
-    if user.is_in(crate::auth::MASTERS) {
+    if user.is_in(crate::user::MASTERS) {
         let all = || vec!["*".to_owned()];
         let every = Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() };
         let paths = Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() };

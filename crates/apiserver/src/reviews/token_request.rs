@@ -4,12 +4,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{invalid, now, strings, with_status};
+use crate::api::Api;
 use crate::auth::jwt::Reference;
-use crate::auth::quote::go_quote;
 use crate::auth::tokens::Order;
+use crate::quote::go_quote;
 use crate::request::RequestInfo;
 use crate::resources::split_group_version;
-use crate::server::Api;
 use crate::status::Status;
 use crate::store::Key;
 

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use crate::admission::{self, Action};
 use crate::body;
 use crate::object::{self, child};
+use crate::operation::{Operation, check_kind};
 use crate::respond::{self, Response};
 use crate::status::{Cause, Status};
 use crate::verbs::update::{self, Managed};
-use crate::verbs::{Operation, check_kind};
 
 /// Answers POST of a binding, below a pod or at `bindings`.
 ///

@@ -5,12 +5,13 @@ use serde_json::{Value, json};
 
 use crate::body;
 use crate::object;
+use crate::operation::options::DeleteOptions;
+use crate::operation::{Operation, check_kind};
 use crate::respond::{self, Response};
 use crate::selector::Labels;
 use crate::status::{Cause, Status};
 use crate::store::{Expect, WriteError};
-use crate::verbs::options::DeleteOptions;
-use crate::verbs::{Operation, check_kind, delete};
+use crate::verbs::delete;
 
 const BUDGETS: &str = "policy/poddisruptionbudgets";
 const ATTEMPTS: usize = 16;

@@ -5,12 +5,13 @@ use serde_json::{Value, json};
 
 use crate::body;
 use crate::object;
+use crate::operation::{Operation, check_kind};
 use crate::respond::Response;
 use crate::schema::{self, decode};
 use crate::status::{Cause, Status};
 use crate::strategic;
+use crate::verbs::show;
 use crate::verbs::update::{self, Managed};
-use crate::verbs::{Operation, check_kind, show};
 
 const VERSION: &str = "autoscaling/v1";
 

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Errors, names};
+use crate::errors::Errors;
+use crate::names;
 use crate::object;
 use crate::resources::ResourceType;
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Value, json};
 
-use super::{Errors, names};
+use crate::errors::Errors;
+use crate::names;
 use crate::object;
 use crate::quantity;
 

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Errors, names};
+use crate::errors::Errors;
+use crate::names;
 use crate::object::strings;
 
 fn text<'a>(value: &'a Value, field: &str) -> &'a str {

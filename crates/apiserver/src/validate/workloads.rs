@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Errors, metadata, pods};
+use super::{metadata, pods};
+use crate::errors::Errors;
 use crate::selector::Labels;
 
 const STATEFUL: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";

@@ -7,9 +7,10 @@ use crate::body;
 use crate::incoming;
 use crate::managed;
 use crate::object;
+use crate::operation::Operation;
 use crate::status::{Cause, Status};
+use crate::verbs::create;
 use crate::verbs::update::{self, Managed, Written};
-use crate::verbs::{Operation, create};
 
 /// Applies a configuration; creates the object if it does not exist.
 ///

@@ -3,26 +3,24 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rand::RngExt;
 use serde_json::Value;
 
-use super::{Operation, show};
 use crate::admission::{self, Action};
 use crate::convert;
-use crate::crd::follow;
+use crate::crd::known;
 use crate::incoming;
 use crate::kinds;
 use crate::managed;
+use crate::names;
 use crate::object;
+use crate::operation::Operation;
 use crate::respond::Response;
 use crate::status::Status;
 use crate::store::{Expect, Stored, WriteError};
 use crate::validate;
+use crate::verbs::{definitions, show};
 
 /// Letters of generated names: no vowels, nothing that looks alike.
-const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-const SUFFIX: usize = 5;
-const LONGEST_PREFIX: usize = 58;
 /// How often a generated name may be taken before the client is told.
 const ATTEMPTS: usize = 8;
 
@@ -48,7 +46,7 @@ pub async fn insert(operation: &Operation, mut object: Value) -> Result<Value, S
     for attempt in 1.. {
         let mut candidate = object.clone();
         if generated {
-            let name = generate(object::meta(&object, "generateName"));
+            let name = names::generate(object::meta(&object, "generateName"));
             object::set_meta(&mut candidate, "name", name);
         }
         let done = insert_named(operation, candidate).await;
@@ -66,7 +64,7 @@ async fn insert_named(operation: &Operation, mut object: Value) -> Result<Value,
     let name = object::name(&object).to_owned();
     check_place(operation, &object)?;
     admission::namespace_exists(operation, &name)?;
-    if !follow::takes_objects(resource) {
+    if !known::takes_objects(resource) {
         return Err(Status::new(
             405,
             "MethodNotAllowed",
@@ -98,7 +96,7 @@ async fn insert_named(operation: &Operation, mut object: Value) -> Result<Value,
     }
     let stored = store(operation, &name, object).await?;
     drop(allocation);
-    operation.api.changed(&stored.key.storage).await;
+    definitions::changed(&operation.api, &stored.key.storage).await;
     Ok(stored.value.clone())
 }
 
@@ -169,17 +167,4 @@ pub fn check_place(operation: &Operation, object: &Value) -> Result<(), Status> 
     Err(Status::bad_request(
         "the namespace of the provided object does not match the namespace sent on the request",
     ))
-}
-
-fn generate(prefix: &str) -> String {
-    let prefix: String = prefix.chars().take(LONGEST_PREFIX).collect();
-    let mut random = rand::rng();
-    let suffix: String =
-        (0..SUFFIX).map(|_| char::from(LETTERS[random.random_range(0..LETTERS.len())])).collect();
-    prefix + &suffix
-}
-
-/// A random suffix like those of generated names.
-pub fn random_suffix() -> String {
-    generate("")
 }

@@ -6,17 +6,18 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::options::DeleteOptions;
 use super::read::{self, Selection};
-use super::{Operation, show};
 use crate::admission;
 use crate::body;
 use crate::crd::definition;
 use crate::kinds;
 use crate::object;
+use crate::operation::Operation;
+use crate::operation::options::DeleteOptions;
 use crate::respond::Response;
 use crate::status::Status;
 use crate::store::{Expect, Key, Stored, WriteError};
+use crate::verbs::{definitions, show};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -204,7 +205,7 @@ async fn delete_key(
                 return Ok(Deleted { value, is_gone: true });
             }
             Ok((stored, is_gone)) => {
-                operation.api.changed(&operation.resource.storage).await;
+                definitions::changed(&operation.api, &operation.resource.storage).await;
                 return Ok(Deleted { value: stored.value.clone(), is_gone });
             }
             Err(WriteError::Changed | WriteError::Exists) => (),

@@ -4,13 +4,14 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::update::{self, Managed, Written};
-use super::{Operation, show};
-use crate::apply;
 use crate::body;
 use crate::incoming;
+use crate::operation::Operation;
 use crate::respond::Response;
 use crate::status::{Cause, Status};
 use crate::strategic;
+use crate::verbs::apply;
+use crate::verbs::show;
 
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";

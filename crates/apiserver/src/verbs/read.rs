@@ -6,15 +6,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
-use super::{Operation, show};
 use crate::negotiate::{self, View};
 use crate::object;
+use crate::operation::Operation;
 use crate::respond::{self, Response};
 use crate::selector::Labels;
 use crate::selector::fields::Fields;
 use crate::status::{Cause, Status};
 use crate::store::{Expired, Snapshot, Stored};
 use crate::table;
+use crate::verbs::show;
 
 /// What selects objects of a list or watch.
 #[derive(Debug, Clone, Default)]

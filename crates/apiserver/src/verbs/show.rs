@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
-use super::Operation;
 use crate::convert;
 use crate::negotiate::{self, Format, View};
+use crate::operation::Operation;
 use crate::resources::ResourceType;
 use crate::respond::{self, Response};
 use crate::status::Status;

@@ -4,17 +4,18 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::create::{self, check_place};
-use super::{Operation, show};
 use crate::admission::{self, Action};
 use crate::convert;
 use crate::incoming;
 use crate::kinds::{self, Allocation};
 use crate::managed;
 use crate::object;
+use crate::operation::Operation;
 use crate::respond::Response;
 use crate::status::{Cause, Status};
 use crate::store::{Expect, WriteError};
 use crate::validate;
+use crate::verbs::{definitions, show};
 
 /// How often an unconditional write is tried against a moving object.
 const ATTEMPTS: usize = 32;
@@ -144,7 +145,7 @@ async fn store(
     } else {
         api.store.put(key, Expect::Revision(revision), new).await?.value.clone()
     };
-    api.changed(&operation.resource.storage).await;
+    definitions::changed(api, &operation.resource.storage).await;
     Ok(value)
 }
 

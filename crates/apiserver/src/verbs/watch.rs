@@ -13,13 +13,14 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::read::{self, Selection};
-use super::{Operation, show};
 use crate::negotiate::{self, View};
 use crate::object;
+use crate::operation::Operation;
 use crate::respond::{BodyError, Response};
 use crate::status::{Cause, Status};
 use crate::store::{Change, Event, Stored, Subscription};
 use crate::table;
+use crate::verbs::show;
 
 /// How often bookmarks come when asked for.
 const BOOKMARKS: Duration = Duration::from_secs(60);

@@ -12,7 +12,8 @@ use rcgen::{
 };
 use tempfile::TempDir;
 use tokio::process::Command;
-use tombolo_apiserver::server::{Server, Settings};
+use tombolo_apiserver::server::Server;
+use tombolo_apiserver::settings::Settings;
 use tombolo_runtime::shutdown::Shutdown;
 
 /// The keys and certificates of one cluster.
@@ -263,7 +264,6 @@ pub fn needs(names: &[&str]) -> bool {
     }
     let must = std::env::var("CI").is_ok_and(|value| value == "true");
     assert!(!must, "{missing:?} missing: set KUBEBUILDER_ASSETS or run tools/kubernetes/build");
-    #[expect(clippy::print_stderr, reason = "a person should know what was left out")]
     {
         eprintln!("left out: {missing:?} missing; set KUBEBUILDER_ASSETS");
     }
