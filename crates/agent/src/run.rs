@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tombolo_proxy::accept::listen;
-use tombolo_proxy::connect::resolve;
+use tombolo_proxy::listen;
 use tombolo_proxy::observe::metrics::Workload;
 use tombolo_proxy::proxy::{self, Proxy};
+use tombolo_proxy::resolve;
 use tombolo_runtime::admin;
 use tombolo_runtime::ready::Ready;
 use tombolo_runtime::shutdown::{Outcome, Shutdown, asked_to_stop};

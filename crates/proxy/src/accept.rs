@@ -1,7 +1,6 @@
-//! Sockets, original destinations, and what a client speaks.
+//! Original destinations, what a client speaks, and who it is.
 
 pub mod connection;
 pub mod detect;
 pub mod hello;
 pub mod inspect;
-pub mod listen;

@@ -3,6 +3,7 @@
 //! Everything here is synchronous and pure. A resource is accepted whole or rejected with the
 //! path of the field that is not understood; nothing is ignored silently.
 
+pub mod access_log;
 pub mod chains;
 pub mod convert;
 pub mod effects;

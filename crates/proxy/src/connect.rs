@@ -2,6 +2,5 @@
 
 pub mod dial;
 pub mod pool;
-pub mod resolve;
 pub mod tls;
 pub mod upstream;

@@ -9,10 +9,9 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use crate::accept::connection::{identify, terminate};
-use crate::config::listener::{Listener, Terminal};
+use crate::config::listener::Listener;
 use crate::proxy::Proxy;
-use crate::{http, tcp};
+use crate::serve;
 
 /// Serves one connection from outside.
 pub async fn serve(
@@ -22,16 +21,5 @@ pub async fn serve(
     source: SocketAddr,
 ) {
     let Ok(destination) = tcp.local_addr() else { return };
-    let identified = identify(proxy, listener, tcp, source, destination).await;
-    let Some((mut connection, sniffed, seen)) = identified else { return };
-    // Passthrough chains have no TLS of their own: the client's bytes stay as they are.
-    let Some(io) = terminate(&mut connection, sniffed, &seen).await else { return };
-    if !connection.is_authorized() {
-        return;
-    }
-    let connection = Arc::new(connection);
-    match &connection.clone().chain.terminal {
-        Terminal::Http(_) => http::serve::serve(connection, io).await,
-        Terminal::Tcp(settings) => tcp::serve(&connection, settings, io).await,
-    }
+    serve::connection(proxy, listener, tcp, source, destination).await;
 }

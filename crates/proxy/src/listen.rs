@@ -10,13 +10,12 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tombolo_runtime::listen::accept;
 
 use crate::config::listener::Direction;
 use crate::proxy::Proxy;
 use crate::{gateway, inbound, outbound};
 
-/// How long to pause when the process has run out of file descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait before an address that is taken is tried again.
 const BIND_PAUSE: Duration = Duration::from_secs(1);
 /// Connections that may wait to be accepted.
@@ -113,18 +112,9 @@ async fn accept_on(
         let accepted = tokio::select! {
             biased;
             () = close.cancelled() => return,
-            () = proxy.shutdown.draining() => return,
-            accepted = socket.accept() => accepted,
+            accepted = accept(&socket, &name, &proxy.shutdown) => accepted,
         };
-        let (tcp, source) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Usually out of file descriptors. Pause, or this loop burns a core.
-                tracing::warn!(listener = %name, %error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+        let Some((tcp, source)) = accepted else { return };
         let (proxy, name) = (proxy.clone(), name.clone());
         let shutdown = proxy.shutdown.clone();
         shutdown.spawn("downstream connection", async move {

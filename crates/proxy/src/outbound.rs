@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use crate::accept::connection::{hand_over, identify, original_destination, terminate};
-use crate::config::listener::{Listener, Terminal};
+use crate::accept::connection::{hand_over, original_destination};
+use crate::config::listener::Listener;
 use crate::proxy::Proxy;
+use crate::serve;
 use crate::snapshot::Snapshot;
-use crate::{http, tcp};
 
 /// Serves one connection that the application opened.
 pub async fn serve(
@@ -27,15 +27,5 @@ pub async fn serve(
         true => hand_over(snapshot, &listener, destination),
         false => listener,
     };
-    let identified = identify(proxy, listener, tcp, source, destination).await;
-    let Some((mut connection, sniffed, seen)) = identified else { return };
-    let Some(io) = terminate(&mut connection, sniffed, &seen).await else { return };
-    if !connection.is_authorized() {
-        return;
-    }
-    let connection = Arc::new(connection);
-    match &connection.clone().chain.terminal {
-        Terminal::Http(_) => http::serve::serve(connection, io).await,
-        Terminal::Tcp(settings) => tcp::serve(&connection, settings, io).await,
-    }
+    serve::connection(proxy, listener, tcp, source, destination).await;
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_tls::mesh::Credentials;
 
-use crate::config::tls::DownstreamTls;
+use crate::config::tls::{DownstreamTls, Transport};
 use crate::connect::tls::ServerConfigs;
 use crate::observe::metrics::{Metrics, Workload};
 use crate::observe::sink::Sinks;
@@ -106,8 +106,14 @@ impl Proxy {
         own && self.bound.lock().values().any(|bound| bound.port() == address.port())
     }
 
-    /// Drops connections and endpoints that nobody has used for long.
+    /// Drops connections and endpoints that nobody has used for long, and TLS configurations that
+    /// no chain has any more.
     pub fn prune(&self) {
-        self.snapshot.load().upstreams.values().for_each(|upstream| upstream.prune());
+        let snapshot = self.snapshot.load();
+        snapshot.upstreams.values().for_each(|upstream| upstream.prune());
+        let chains = || snapshot.listeners.values().flat_map(|listener| listener.chains.iter());
+        self.server_configs.write().retain(|(known, _)| {
+            chains().any(|chain| matches!(&chain.tls, Transport::Tls(tls) if tls == known))
+        });
     }
 }

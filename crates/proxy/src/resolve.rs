@@ -14,6 +14,8 @@ use crate::proxy::Proxy;
 
 /// How often to look whether something is due.
 const TICK: Duration = Duration::from_secs(1);
+/// How long a name server may take.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// Resolves until the process drains. A name that cannot be resolved keeps its last addresses.
 pub async fn run(proxy: Arc<Proxy>) {
@@ -22,6 +24,7 @@ pub async fn run(proxy: Arc<Proxy>) {
     loop {
         let snapshot = proxy.snapshot.load_full();
         due.retain(|name, _| snapshot.upstreams.contains_key(name.as_str()));
+        let mut wanted = Vec::new();
         for upstream in snapshot.upstreams.values() {
             let Source::Dns(source) = &upstream.config.source else { continue };
             let name = &upstream.config.name;
@@ -29,10 +32,20 @@ pub async fn run(proxy: Arc<Proxy>) {
             if known.is_some_and(|(_, next)| *next > Instant::now()) {
                 continue;
             }
-            if let Some(assignment) = resolve(source).await {
+            wanted.push(async move { (upstream, source, resolve(source).await) });
+        }
+        // All at once: a name server that does not answer holds up no other name.
+        let all = futures::future::join_all(wanted);
+        let resolved = tokio::select! {
+            () = proxy.shutdown.draining() => return,
+            resolved = all => resolved,
+        };
+        for (upstream, source, assignment) in resolved {
+            if let Some(assignment) = assignment {
                 upstream.update(&assignment);
             }
-            due.insert(name.clone(), (upstream.clone(), Instant::now() + source.refresh));
+            let next = Instant::now() + source.refresh;
+            due.insert(upstream.config.name.clone(), (upstream.clone(), next));
         }
         let idle = due.is_empty();
         tokio::select! {
@@ -46,10 +59,15 @@ pub async fn run(proxy: Arc<Proxy>) {
 async fn resolve(source: &DnsSource) -> Option<Assignment> {
     let mut endpoints = Vec::new();
     for (host, port, weight, transport_match) in &source.names {
-        let found = match tokio::net::lookup_host((host.as_str(), *port)).await {
-            Ok(found) => chosen(source, found.collect()),
-            Err(error) => {
+        let looking = tokio::net::lookup_host((host.as_str(), *port));
+        let found = match tokio::time::timeout(LIMIT, looking).await {
+            Ok(Ok(found)) => chosen(source, found.collect()),
+            Ok(Err(error)) => {
                 tracing::debug!(host, %error, "name cannot be resolved");
+                return None;
+            }
+            Err(_) => {
+                tracing::debug!(host, "the name server does not answer");
                 return None;
             }
         };

@@ -151,7 +151,7 @@ fn series(
         }
     };
     let [service, service_name, service_namespace] =
-        Labels::service(upstream.config.service.as_ref(), None);
+        Labels::service(upstream.config.service.as_ref(), || "unknown".into());
     connection.proxy.metrics.tcp(&Labels {
         reporter: if inbound { Reporter::Destination } else { Reporter::Source },
         source,

@@ -24,10 +24,17 @@ struct Addition {
     keep_empty: bool,
 }
 
+/// The two lists of one message: what is added and what is removed.
+type Lists<'a> = (&'a [HeaderValueOption], &'a [String]);
+
 impl HeaderChanges {
-    /// Reads the two lists of one message; `kind` is `request` or `response`.
+    /// Reads the changes to requests and those to responses, as routes have them on every level.
+    pub fn both(request: Lists<'_>, response: Lists<'_>) -> Result<(Self, Self), Problem> {
+        Ok((Self::new("request", request)?, Self::new("response", response)?))
+    }
+
     #[expect(deprecated, reason = "control planes still send the older form of append")]
-    pub fn new(kind: &str, add: &[HeaderValueOption], remove: &[String]) -> Result<Self, Problem> {
+    fn new(kind: &str, (add, remove): Lists<'_>) -> Result<Self, Problem> {
         let name = |name: &str| {
             let pseudo = name.starts_with(':') || name.eq_ignore_ascii_case("host");
             match HeaderName::try_from(name) {

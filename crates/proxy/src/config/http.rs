@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use prost::Message;
+use tombolo_xds::proto::envoy::config::core::v3::KeepaliveSettings;
 use tombolo_xds::proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use tombolo_xds::proto::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
 use tombolo_xds::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use tombolo_xds::proto::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as parts;
 
+use crate::config::access_log::access_log;
 use crate::config::convert::{flag, number, range, timeout};
 use crate::config::problem::{At, Problem, each};
 use crate::config::rbac::{Rbac, rbac};
 use crate::config::routes::{Routes, routes};
 use crate::config::strict::type_name;
-use crate::observe::access_log::{AccessLog, access_log};
+use crate::observe::access_log::AccessLog;
 
 /// How long a client may be silent within a stream where the configuration does not say.
 const STREAM_IDLE: Duration = Duration::from_secs(300);
@@ -34,6 +36,10 @@ pub struct HttpSettings {
     pub max_streams: Option<u32>,
     pub stream_idle: Option<Duration>,
     pub connection_idle: Option<Duration>,
+    pub connection_age: Option<Duration>,
+    pub connection_requests: Option<u32>,
+    /// How often an HTTP/2 client is pinged, and how long it has to answer.
+    pub ping: Option<(Duration, Duration)>,
     pub request_timeout: Option<Duration>,
     pub headers_timeout: Option<Duration>,
     pub edge: bool,
@@ -98,6 +104,14 @@ pub enum EscapedSlashes {
     Forward,
 }
 
+/// The interval of pings and the time to answer one; Envoy's requires both.
+fn ping(config: Option<&KeepaliveSettings>) -> Result<Option<(Duration, Duration)>, Problem> {
+    let Some(config) = config else { return Ok(None) };
+    let interval = timeout("connection_keepalive.interval", config.interval.as_ref())?;
+    let limit = timeout("connection_keepalive.timeout", config.timeout.as_ref())?;
+    Ok(interval.zip(limit))
+}
+
 /// Reads a connection manager.
 pub fn http(config: &hcm::HttpConnectionManager) -> Result<HttpSettings, Problem> {
     let common = config.common_http_protocol_options.unwrap_or_default();
@@ -145,6 +159,12 @@ pub fn http(config: &hcm::HttpConnectionManager) -> Result<HttpSettings, Problem
             Some(_) => timeout("idle_timeout", common.idle_timeout.as_ref())?,
             None => Some(Duration::from_secs(3600)),
         },
+        connection_age: timeout(
+            "max_connection_duration",
+            common.max_connection_duration.as_ref(),
+        )?,
+        connection_requests: common.max_requests_per_connection.map(|most| most.value),
+        ping: ping(http2.connection_keepalive.as_ref())?,
         request_timeout: timeout("request_timeout", config.request_timeout.as_ref())?,
         headers_timeout: timeout(
             "request_headers_timeout",

@@ -12,6 +12,7 @@ use tombolo_xds::proto::envoy::extensions::filters::network::rbac::v3::Rbac as N
 use tombolo_xds::proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 use tombolo_xds::proto::google::protobuf::Any;
 
+use crate::config::access_log::access_log;
 use crate::config::chains::{Chains, criteria};
 use crate::config::convert::{flag, number, socket_address, timeout, typed};
 use crate::config::http::{HttpSettings, http};
@@ -19,7 +20,7 @@ use crate::config::problem::{At, Problem, each};
 use crate::config::rbac::{Rbac, rbac};
 use crate::config::strict::type_name;
 use crate::config::tls::{self, DownstreamTls, Transport};
-use crate::observe::access_log::{AccessLog, access_log};
+use crate::observe::access_log::AccessLog;
 
 /// How long a client may take to show what it speaks where the configuration does not say.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);

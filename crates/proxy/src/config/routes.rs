@@ -167,6 +167,10 @@ pub enum RedirectPath {
 /// Reads a route configuration.
 pub fn routes(config: &rds::RouteConfiguration) -> Result<Routes, Problem> {
     let hosts = each("virtual_hosts", &config.virtual_hosts, virtual_host)?;
+    let (request_headers, response_headers) = HeaderChanges::both(
+        (&config.request_headers_to_add, &config.request_headers_to_remove),
+        (&config.response_headers_to_add, &config.response_headers_to_remove),
+    )?;
     let mut routes = Routes {
         name: config.name.clone(),
         hosts: hosts.into_iter().map(Arc::new).collect(),
@@ -175,16 +179,8 @@ pub fn routes(config: &rds::RouteConfiguration) -> Result<Routes, Problem> {
         prefixes: Vec::new(),
         any: None,
         ignore_port: config.ignore_port_in_host_matching,
-        request_headers: HeaderChanges::new(
-            "request",
-            &config.request_headers_to_add,
-            &config.request_headers_to_remove,
-        )?,
-        response_headers: HeaderChanges::new(
-            "response",
-            &config.response_headers_to_add,
-            &config.response_headers_to_remove,
-        )?,
+        request_headers,
+        response_headers,
         most_specific_wins: config.most_specific_header_mutations_wins,
     };
     for (index, host) in config.virtual_hosts.iter().enumerate() {
@@ -231,20 +227,16 @@ fn virtual_host(config: &rds::VirtualHost) -> Result<VirtualHost, Problem> {
     no_filter_config(&config.typed_per_filter_config)?;
     let retry = config.retry_policy.as_ref().map(retry_policy).transpose().at("retry_policy")?;
     let route = |config: &rds::Route| route(config, retry.as_ref()).map(Arc::new);
+    let (request_headers, response_headers) = HeaderChanges::both(
+        (&config.request_headers_to_add, &config.request_headers_to_remove),
+        (&config.response_headers_to_add, &config.response_headers_to_remove),
+    )?;
     Ok(VirtualHost {
         name: config.name.as_str().into(),
         routes: each("routes", &config.routes, route)?,
         require_tls: config.require_tls() != TlsRequirementType::None,
-        request_headers: HeaderChanges::new(
-            "request",
-            &config.request_headers_to_add,
-            &config.request_headers_to_remove,
-        )?,
-        response_headers: HeaderChanges::new(
-            "response",
-            &config.response_headers_to_add,
-            &config.response_headers_to_remove,
-        )?,
+        request_headers,
+        response_headers,
         attempt_count: config.include_request_attempt_count,
         attempt_count_in_response: config.include_attempt_count_in_response,
     })
@@ -279,21 +271,17 @@ fn route(config: &rds::Route, retry: Option<&RetryPolicy>) -> Result<Route, Prob
             return Err(Problem::new("must be route, redirect or direct_response").inside("action"));
         }
     };
+    let (request_headers, response_headers) = HeaderChanges::both(
+        (&config.request_headers_to_add, &config.request_headers_to_remove),
+        (&config.response_headers_to_add, &config.response_headers_to_remove),
+    )?;
     Ok(Route {
         name: Some(config.name.as_str()).filter(|name| !name.is_empty()).map(Into::into),
         condition: condition(config.r#match.as_ref()).at("match")?,
         action,
         effects,
-        request_headers: HeaderChanges::new(
-            "request",
-            &config.request_headers_to_add,
-            &config.request_headers_to_remove,
-        )?,
-        response_headers: HeaderChanges::new(
-            "response",
-            &config.response_headers_to_add,
-            &config.response_headers_to_remove,
-        )?,
+        request_headers,
+        response_headers,
     })
 }
 
@@ -395,6 +383,10 @@ fn targets(config: &rds::RouteAction) -> Result<Targets, Problem> {
 
 fn target(config: &rds::weighted_cluster::ClusterWeight) -> Result<Target, Problem> {
     use rds::weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral;
+    let (request_headers, response_headers) = HeaderChanges::both(
+        (&config.request_headers_to_add, &config.request_headers_to_remove),
+        (&config.response_headers_to_add, &config.response_headers_to_remove),
+    )?;
     Ok(Target {
         upstream: config.name.as_str().into(),
         weight: number(config.weight, 0),
@@ -402,16 +394,8 @@ fn target(config: &rds::weighted_cluster::ClusterWeight) -> Result<Target, Probl
             .host_rewrite_specifier
             .as_ref()
             .map(|HostRewriteLiteral(host)| host.clone()),
-        request_headers: HeaderChanges::new(
-            "request",
-            &config.request_headers_to_add,
-            &config.request_headers_to_remove,
-        )?,
-        response_headers: HeaderChanges::new(
-            "response",
-            &config.response_headers_to_add,
-            &config.response_headers_to_remove,
-        )?,
+        request_headers,
+        response_headers,
     })
 }
 

@@ -20,6 +20,7 @@ use crate::config::convert::{duration, number, socket_address, timeout};
 use crate::config::endpoints::{Assignment, assignment, strings};
 use crate::config::problem::{At, Problem, each};
 use crate::config::tls::{self, Transport, UpstreamTls};
+use crate::observe::metrics::Service;
 
 /// Where the protocol options of an upstream are.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -148,14 +149,6 @@ pub struct Outlier {
     pub ejection: Duration,
     /// At most this share of the endpoints is left out, in percent.
     pub most: u32,
-}
-
-/// A service as metrics name it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Service {
-    pub host: String,
-    pub name: String,
-    pub namespace: String,
 }
 
 /// Reads a cluster.

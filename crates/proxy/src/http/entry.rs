@@ -12,6 +12,7 @@ use crate::config::listener::{Direction, Terminal};
 use crate::connect::upstream::{Endpoint, Upstream};
 use crate::failure::{Failure, Kind};
 use crate::http::attempt::Lease;
+use crate::http::lifetime::Open;
 use crate::observe::flags::Flags;
 use crate::observe::metrics::{Labels, Reporter, Workload};
 use crate::observe::record::Record;
@@ -29,12 +30,13 @@ pub struct Entry {
     pub upstream: Option<(Arc<Upstream>, Arc<Endpoint>)>,
     /// What is held of the upstream until the answer has ended.
     pub lease: Option<Lease>,
+    _open: Open,
     complete: bool,
 }
 
 impl Entry {
     /// A request that begins now.
-    pub fn new(connection: Arc<Connection>) -> Self {
+    pub fn new(connection: Arc<Connection>, open: Open) -> Self {
         connection.proxy.totals.requests.fetch_add(1, Ordering::Relaxed);
         connection.proxy.totals.active_requests.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -45,6 +47,7 @@ impl Entry {
             grpc: false,
             upstream: None,
             lease: None,
+            _open: open,
             complete: false,
         }
     }
@@ -76,8 +79,9 @@ impl Entry {
             }
         };
         let service = upstream.and_then(|(upstream, _)| upstream.config.service.as_ref());
-        let authority = self.record.authority.as_deref();
-        let [service, service_name, service_namespace] = Labels::service(service, authority);
+        let reporter = if inbound { Reporter::Destination } else { Reporter::Source };
+        let host = || connection.proxy.metrics.host(reporter, self.record.authority.as_deref());
+        let [service, service_name, service_namespace] = Labels::service(service, host);
         let grpc_status = self
             .record
             .response_trailers
@@ -85,7 +89,7 @@ impl Entry {
             .or_else(|| self.record.response_headers.get("grpc-status"))
             .and_then(|status| status.to_str().ok());
         Labels {
-            reporter: if inbound { Reporter::Destination } else { Reporter::Source },
+            reporter,
             source,
             destination,
             service,
@@ -93,7 +97,7 @@ impl Entry {
             service_namespace,
             protocol: if self.grpc { "grpc" } else { "http" },
             status: self.record.status,
-            grpc_status: grpc_status.unwrap_or_default().into(),
+            grpc_status: Labels::grpc_status(grpc_status),
             flags: self.record.flags.to_string().into(),
             mutual_tls: inbound.then(|| connection.peer().is_some()),
         }

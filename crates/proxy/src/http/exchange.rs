@@ -19,6 +19,7 @@ use crate::http::attempt::Answer;
 use crate::http::effects;
 use crate::http::entry::Entry;
 use crate::http::head::{self, Head};
+use crate::http::lifetime::Open;
 use crate::http::reply::Reply;
 use crate::http::upgrade;
 use crate::observe::flags::Flags;
@@ -28,9 +29,10 @@ use crate::stream::body::{Limits, RequestSource, ResponseBody};
 /// Serves a request, whatever happens.
 pub async fn handle(
     connection: Arc<Connection>,
+    open: Open,
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let mut entry = Box::new(Entry::new(connection.clone()));
+    let mut entry = Box::new(Entry::new(connection.clone(), open));
     let Some(settings) = Entry::settings(&connection) else {
         return local(entry, None, Reply::new(500, "internal_error", Flags::NONE), None);
     };

@@ -108,7 +108,7 @@ pub fn receive(
     Ok(Head { method, path, authority: strip(settings, authority), scheme, remote, upgrade })
 }
 
-/// The one authority of a request. `host` and `:authority` that differ, or two hosts, are refused.
+/// The one authority of a request: its target, else its one `host`. Two hosts are refused.
 fn authority(parts: &request::Parts) -> Result<String, Box<Reply>> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = hosts.next();
@@ -277,25 +277,19 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 fn forwarded(connection: &Connection, settings: &HttpSettings, headers: &mut HeaderMap) -> IpAddr {
     let direct = connection.source.ip();
     let secure = connection.tls.is_some();
-    let listed: Vec<IpAddr> = headers
-        .get_all(FORWARDED_FOR)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|address| address.trim().parse().ok())
-        .collect();
+    let listed = listed(headers);
     let hops = usize::try_from(settings.trusted_hops).unwrap_or(0);
     let remote = if settings.edge {
-        let trusted = hops.checked_sub(1).and_then(|hop| listed.iter().rev().nth(hop));
+        let trusted = hops.checked_sub(1).and_then(|hop| from_end(&listed, hop));
         if !settings.skip_forwarded_for {
             append(headers, FORWARDED_FOR, &direct.to_string());
         }
         if hops == 0 {
             headers.remove(FORWARDED_PROTO);
         }
-        trusted.copied().unwrap_or(direct)
+        trusted.unwrap_or(direct)
     } else {
-        listed.iter().rev().nth(hops).copied().unwrap_or(direct)
+        from_end(&listed, hops).unwrap_or(direct)
     };
     let proto = headers.get(FORWARDED_PROTO);
     if proto.is_none_or(|proto| proto != "http" && proto != "https") {
@@ -315,6 +309,19 @@ fn forwarded(connection: &Connection, settings: &HttpSettings, headers: &mut Hea
         headers.insert(INTERNAL, HeaderValue::from_static("true"));
     }
     remote
+}
+
+/// The addresses of `x-forwarded-for`. One that is none keeps its place: without it an older
+/// entry, which the client may have made up, would take it.
+fn listed(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    let values = headers.get_all(FORWARDED_FOR).iter();
+    let entries = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let address = |entry| std::str::from_utf8(entry).ok()?.trim().parse().ok();
+    entries.map(address).collect()
+}
+
+fn from_end(listed: &[Option<IpAddr>], place: usize) -> Option<IpAddr> {
+    listed.iter().rev().nth(place).copied().flatten()
 }
 
 fn is_internal(settings: &HttpSettings, address: IpAddr) -> bool {
@@ -385,6 +392,18 @@ mod tests {
         ] {
             assert_eq!(normalize(path).as_deref(), want, "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_no_address_in_forwarded_for_keeps_its_place() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", "6.6.6.6, 10.0.0.1".parse().unwrap());
+        headers.append("x-forwarded-for", "unknown,10.0.0.2".parse().unwrap());
+        let at = |place| from_end(&listed(&headers), place).map(|ip| ip.to_string());
+        assert_eq!(at(0).as_deref(), Some("10.0.0.2"));
+        assert_eq!(at(1), None);
+        assert_eq!(at(2).as_deref(), Some("10.0.0.1"));
+        assert_eq!(at(4), None);
     }
 
     #[test]

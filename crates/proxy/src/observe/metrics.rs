@@ -3,14 +3,12 @@
 //! The other side of a request is known by its certificate and, for upstream endpoints, by the
 //! workload name that discovery sends along.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-
-use crate::config::upstream::Service;
 
 /// Who sends and receives traffic, as labels say it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +80,21 @@ pub enum Reporter {
     Destination,
 }
 
+/// A service as metrics name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    pub host: String,
+    pub name: String,
+    pub namespace: String,
+}
+
+/// What stands for a name that is not known.
+const UNKNOWN: &str = "unknown";
+/// How many hosts of unknown services have series of their own, for each reporter.
+const MOST_HOSTS: usize = 100;
+/// `UNAUTHENTICATED`, the last status code of gRPC.
+const MOST_GRPC_STATUS: u8 = 16;
+
 /// The labels of one series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Labels {
@@ -100,17 +113,24 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// The names of a service, as far as they are known.
-    pub fn service(service: Option<&Service>, authority: Option<&str>) -> [Arc<str>; 3] {
+    /// The names of a service; where it is not known, `host` stands for it.
+    pub fn service(service: Option<&Service>, host: impl FnOnce() -> Arc<str>) -> [Arc<str>; 3] {
         match service {
             Some(service) => {
                 [&service.host, &service.name, &service.namespace].map(|t| t.as_str().into())
             }
             None => {
-                let host: Arc<str> = authority.unwrap_or("unknown").into();
-                [host.clone(), host, "unknown".into()]
+                let host = host();
+                [host.clone(), host, UNKNOWN.into()]
             }
         }
+    }
+
+    /// A `grpc-status` as a label. What is no status code of gRPC counts as its `UNKNOWN`, 2.
+    pub fn grpc_status(text: Option<&str>) -> Arc<str> {
+        let Some(text) = text else { return "".into() };
+        let code = text.parse::<u8>().ok().filter(|code| *code <= MOST_GRPC_STATUS);
+        code.unwrap_or(2).to_string().into()
     }
 }
 
@@ -119,6 +139,8 @@ impl Labels {
 pub struct Metrics {
     http: Mutex<HashMap<Labels, Arc<HttpSeries>>>,
     tcp: Mutex<HashMap<Labels, Arc<TcpSeries>>>,
+    /// Hosts of requests to unknown services, by who reports them.
+    hosts: Mutex<HashMap<Reporter, HashSet<Arc<str>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -195,6 +217,23 @@ impl Metrics {
         series.duration.observe(millis);
         series.request_bytes.observe(request_bytes);
         series.response_bytes.observe(response_bytes);
+    }
+
+    /// The label for a host that a client named. Clients can name any number of hosts, and each
+    /// takes memory for ever: beyond the first [`MOST_HOSTS`] all are one.
+    pub fn host(&self, reporter: Reporter, authority: Option<&str>) -> Arc<str> {
+        let Some(authority) = authority else { return UNKNOWN.into() };
+        let mut hosts = self.hosts.lock();
+        let known = hosts.entry(reporter).or_default();
+        if let Some(known) = known.get(authority) {
+            return known.clone();
+        }
+        if known.len() >= MOST_HOSTS {
+            return UNKNOWN.into();
+        }
+        let host: Arc<str> = authority.into();
+        known.insert(host.clone());
+        host
     }
 
     /// The counters for a TCP connection.
@@ -326,5 +365,23 @@ impl std::fmt::Display for Escaped<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_cannot_make_any_number_of_series() {
+        let metrics = Metrics::default();
+        let hosts = (0..100_000).map(|number| format!("host{number}"));
+        let labels: HashSet<Arc<str>> =
+            hosts.map(|host| metrics.host(Reporter::Destination, Some(&host))).collect();
+        assert_eq!(labels.len(), MOST_HOSTS + 1);
+        assert_eq!(&*metrics.host(Reporter::Destination, Some("host7")), "host7");
+        assert_eq!(&*metrics.host(Reporter::Source, Some("new")), "new");
+        let status = |text| Labels::grpc_status(Some(text)).to_string();
+        assert_eq!(["0", "16", "17", "x\"", ""].map(status), ["0", "16", "2", "2", "2"]);
     }
 }

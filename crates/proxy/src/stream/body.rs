@@ -30,6 +30,7 @@ pub enum RequestBody {
 #[derive(Debug)]
 pub struct RequestStream {
     shared: Arc<RequestSource>,
+    number: u32,
     /// How much of the remembered part this try has sent.
     sent: usize,
     ended: bool,
@@ -54,6 +55,8 @@ struct SourceState {
     kept: Option<BytesMut>,
     trailers: Option<HeaderMap>,
     done: bool,
+    /// The number of the newest try, which alone may read.
+    newest: u32,
 }
 
 impl RequestSource {
@@ -67,6 +70,7 @@ impl RequestSource {
                 kept: keep.then(BytesMut::new),
                 trailers: None,
                 done,
+                newest: 0,
             }),
             received: AtomicU64::new(0),
             finished: AtomicBool::new(done),
@@ -75,15 +79,19 @@ impl RequestSource {
         })
     }
 
-    /// The body for one try.
+    /// The body for one try. Those of earlier tries read nothing any more: the engine may hold
+    /// them for a moment longer, and would take away what the new one needs.
     pub fn body(self: &Arc<Self>) -> RequestBody {
-        if self.finished.load(Ordering::Acquire) && self.received.load(Ordering::Acquire) == 0 {
-            let state = self.state.lock();
-            if state.trailers.is_none() {
-                return RequestBody::Empty;
-            }
+        let mut state = self.state.lock();
+        state.newest += 1;
+        let nothing = self.finished.load(Ordering::Acquire)
+            && self.received.load(Ordering::Acquire) == 0
+            && state.trailers.is_none();
+        if nothing {
+            return RequestBody::Empty;
         }
-        RequestBody::Stream(RequestStream { shared: self.clone(), sent: 0, ended: false })
+        let number = state.newest;
+        RequestBody::Stream(RequestStream { shared: self.clone(), number, sent: 0, ended: false })
     }
 
     /// Whether the whole body can be sent again from its start.
@@ -157,6 +165,10 @@ impl RequestStream {
             return Poll::Ready(None);
         }
         let mut state = self.shared.state.lock();
+        if state.newest != self.number {
+            // Given up. Whoever still polls is about to be dropped.
+            return Poll::Pending;
+        }
         if let Some(kept) = state.kept.as_ref()
             && kept.len() > self.sent
         {
@@ -391,5 +403,61 @@ impl Body for ResponseBody {
             }
             Content::Stream(incoming) => incoming.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    /// A body that comes over a connection, with the client's end of it.
+    async fn incoming(shutdown: &tombolo_runtime::shutdown::Shutdown) -> (Incoming, DuplexStream) {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let (give, take) = tokio::sync::oneshot::channel();
+        let give = Mutex::new(Some(give));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let give = give.lock().take();
+            async move {
+                give.map(|give| give.send(request.into_body()));
+                std::future::pending::<Result<Response<String>, Infallible>>().await
+            }
+        });
+        let builder = hyper::server::conn::http1::Builder::new();
+        let connection = builder.serve_connection(TokioIo::new(server), service);
+        shutdown.spawn("server", async move { drop(connection.await) });
+        client
+            .write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\nabc")
+            .await
+            .unwrap();
+        (take.await.unwrap(), client)
+    }
+
+    async fn next(body: &mut RequestBody) -> Bytes {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
+        frame.unwrap().unwrap().into_data().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_try_that_was_given_up_takes_nothing_away() {
+        let shutdown = tombolo_runtime::shutdown::Shutdown::default();
+        let (incoming, mut client) = incoming(&shutdown).await;
+        let source = RequestSource::new(incoming, true);
+        let mut first = source.body();
+        assert_eq!(next(&mut first).await, "abc");
+        let mut second = source.body();
+        assert_eq!(next(&mut second).await, "abc");
+        source.forget();
+        client.write_all(b"def").await.unwrap();
+        let waited = tokio::time::timeout(Duration::from_millis(50), next(&mut first)).await;
+        assert!(waited.is_err(), "the old try read {waited:?}");
+        assert_eq!(next(&mut second).await, "def");
+        assert!(source.is_finished());
     }
 }

@@ -17,7 +17,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use tokio::net::TcpListener;
-use tombolo_proxy::accept::listen;
+use tombolo_proxy::listen;
 use tombolo_proxy::observe::metrics::Workload;
 use tombolo_proxy::proxy::{Proxy, Settings};
 use tombolo_proxy::snapshot::{Builder, Kind};
