@@ -11,14 +11,14 @@ demo: setup
 test: setup kubernetes
 	tools/test
 
-# Form and structure: what CI checks besides the tests.
+# Form and structure.
 tidy:
 	cargo fmt --all --check
 	cargo xtask tidy
 
-# The lints of Cargo.toml, on top of that.
+# The lints of Cargo.toml, for tests too, on top of that: what CI checks besides the tests.
 check: tidy
-	cargo clippy --workspace --locked -- -D warnings
+	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 # Debian packages and the real Envoy that tests use.
 setup:

@@ -1,5 +1,7 @@
 //! What we issue, read and verified by the `openssl` program.
 
+#![cfg(test)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

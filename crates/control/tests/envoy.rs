@@ -4,7 +4,7 @@
 //! reaches the management server by a Unix socket. The binary is named by `ENVOY`, or is at
 //! `.cache/envoy/bin/envoy`, or is called `envoy` on the path.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up fails")]
+#![cfg(test)]
 
 #[path = "golden_support/ads.rs"]
 mod ads;

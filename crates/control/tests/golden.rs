@@ -2,7 +2,7 @@
 //!
 //! Every folder of `golden/` is a scenario: see `golden_support/scenario.rs`.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up fails")]
+#![cfg(test)]
 
 #[path = "golden_support/scenario.rs"]
 mod scenario;

@@ -1,7 +1,7 @@
 //! What pictures promise: the order of events does not show, and changes touch no more than they
 //! must.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up fails")]
+#![cfg(test)]
 
 #[path = "golden_support/scenario.rs"]
 mod scenario;

@@ -1,5 +1,7 @@
 //! Real handshakes over an in-memory stream: who is let in, who is not, and what rotation does.
 
+#![cfg(test)]
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

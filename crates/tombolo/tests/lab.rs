@@ -1,6 +1,8 @@
 //! Lab clusters as a user makes and breaks them. Needs root, `ip` and `nft`; every test has a lab
 //! of its own in namespaces of its own, so all can run at once.
 
+#![cfg(test)]
+
 #[path = "lab/support.rs"]
 mod support;
 

@@ -1,6 +1,8 @@
 //! The four models, end to end: `tombolo up FILE --exit -o json` makes the clusters, joins them,
 //! deploys the sample, and its report must hold.
 
+#![cfg(test)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

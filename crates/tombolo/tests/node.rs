@@ -1,7 +1,10 @@
 //! What a lab's node does with pods: order, streams, addresses, names, restarts, volumes, and
 //! that nothing is left. Needs root, `ip`, `nft` and `perl`; each test has a lab of its own.
 
+#![cfg(test)]
+
 #[path = "lab/support.rs"]
+#[expect(dead_code, reason = "the lab's own tests use more of it")]
 mod support;
 
 use std::collections::BTreeSet;

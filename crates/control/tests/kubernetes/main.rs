@@ -3,6 +3,8 @@
 //!
 //! The programs are found by `KUBEBUILDER_ASSETS`, or in `tools/kubernetes/bin`.
 
+#![cfg(test)]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,8 +1,6 @@
 //! A real etcd and kube-apiserver without kube-controller-manager, the lab's controllers on top,
 //! and a stand-in for a kubelet. One for all tests of the process; they keep to namespaces.
 
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a fixture of tests, which may fail")]
-
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

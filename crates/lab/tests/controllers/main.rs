@@ -1,6 +1,8 @@
 //! The lab's controllers against a real kube-apiserver that has no controllers of its own, driven
 //! by a real kubectl.
 
+#![cfg(test)]
+
 mod cluster;
 
 use cluster::cluster;
