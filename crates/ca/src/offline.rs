@@ -1,20 +1,13 @@
-//! Roots and intermediates made before there is a control plane: subjects, extensions, file
-//! names and chain order are those of Istio's certificate tooling, so that either can go on
-//! where the other stopped.
+//! Roots and intermediates made before there is a control plane, and certificates for virtual
+//! machines: subjects, extensions and chain order are those of Istio's certificate tooling
+//! (`tools/certs`). Every certificate that another one signed names that one's key identifier
+//! as well (RFC 5280, 4.2.1.1), which strict verifiers ask for.
 //!
-//! ```text
-//! root-key.pem root-ca.conf root-cert.csr root-cert.pem
-//! <cluster>/ca-key.pem intermediate.conf cluster-ca.csr ca-cert.pem cert-chain.pem root-cert.pem
-//! ```
-
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+//! [`crate::folder`] keeps all of this as files.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, SanType,
+    KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
@@ -25,7 +18,14 @@ use zeroize::Zeroizing;
 
 use crate::profile;
 
-/// What a root or intermediate is made with; the defaults are the tooling's.
+pub(crate) mod paperwork;
+
+pub(crate) use paperwork::Paperwork;
+
+/// The DNS name in an intermediate when no other is given: where istiod is found.
+pub const ISTIOD: &str = "istiod.istio-system.svc";
+
+/// What a certificate is made with; the defaults are the tooling's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub key: KeyKind,
@@ -47,6 +47,11 @@ impl Settings {
         Self::named("Intermediate CA")
     }
 
+    /// RSA 4096, one day, `O=Istio, CN=Workload`.
+    pub fn workload() -> Self {
+        Self { days: 1, ..Self::named("Workload") }
+    }
+
     fn named(common_name: &str) -> Self {
         Self {
             key: KeyKind::Rsa4096,
@@ -59,7 +64,25 @@ impl Settings {
     fn lifetime(&self) -> Duration {
         Duration::days(i64::from(self.days))
     }
+
+    /// Whether a certificate can be made with these settings. The limits of names are those of
+    /// RFC 5280, appendix A.1.
+    fn check(&self) -> Result<(), Error> {
+        for (field, value) in [("O", &self.organization), ("CN", &self.common_name)] {
+            let fits = value.chars().count() <= 64 && !value.chars().any(char::is_control);
+            if !fits || value.is_empty() || value.trim() != value {
+                return Err(Error::Subject { field, value: value.clone() });
+            }
+        }
+        if self.days == 0 || self.days > MAX_DAYS {
+            return Err(Error::Days(self.days));
+        }
+        Ok(())
+    }
 }
+
+/// A century: longer is a mistake, and X.509 ends with the year 9999.
+const MAX_DAYS: u32 = 36_500;
 
 /// Why certificates could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -70,16 +93,22 @@ pub enum Error {
     Read(#[from] x509::Error),
     #[error("make the certificate of {0}")]
     Make(String, #[source] rcgen::Error),
-    #[error("the key does not belong to root certificate {0}")]
+    #[error("the key does not belong to certificate {0}")]
     Mismatch(String),
-    #[error("root certificate {0} may not sign: it is no certificate authority")]
+    #[error("certificate {0} may not sign: it is no certificate authority")]
     NotAuthority(String),
-    #[error("`{0}` cannot be a cluster's name here: use letters, digits, `-`, `.` and `_`")]
+    #[error("`{0}` cannot be the name of a cluster or namespace here: use letters, digits, `-`, `.` and `_`")]
     Name(String),
-    #[error("{0} exists already; remove it to make new certificates")]
-    Exists(PathBuf),
-    #[error("write {0}")]
-    Write(PathBuf, #[source] io::Error),
+    #[error("`{value}` cannot be {field} of a subject: it must have 1 to 64 printable characters")]
+    Subject { field: &'static str, value: String },
+    #[error("a certificate cannot count for {0} days; give 1 to {MAX_DAYS}")]
+    Days(u32),
+    #[error("`{0}` is not a DNS name")]
+    DnsName(String),
+    #[error(
+        "the authority {0} may sign workloads only (pathlen:0), so no intermediate under it would be accepted; use the root it is of"
+    )]
+    PathLength(String),
 }
 
 /// A root certificate with its key.
@@ -87,7 +116,7 @@ pub enum Error {
 pub struct Root {
     certificate: CertificateDer<'static>,
     key: PrivateKey,
-    files: Option<Paperwork>,
+    paperwork: Option<Paperwork>,
 }
 
 /// An intermediate certificate with its key, and the chain up to the root.
@@ -97,7 +126,7 @@ pub struct Intermediate {
     certificate: CertificateDer<'static>,
     root: CertificateDer<'static>,
     key: PrivateKey,
-    files: Paperwork,
+    paperwork: Option<Paperwork>,
 }
 
 /// A workload's certificate with its key, and the chain up to the root.
@@ -106,22 +135,25 @@ pub struct Workload {
     certificate: CertificateDer<'static>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKey,
-    files: Paperwork,
-}
-
-/// The request and the settings a certificate was made from.
-struct Paperwork {
-    request: String,
-    configuration: String,
+    paperwork: Paperwork,
 }
 
 impl Root {
     /// Makes a self-signed root.
     ///
     /// # Errors
-    /// When key or certificate cannot be made.
+    /// When the settings are bad, or key or certificate cannot be made.
     pub fn generate(settings: &Settings) -> Result<Self, Error> {
-        let key = PrivateKey::generate(settings.key)?;
+        settings.check()?;
+        Self::certify(PrivateKey::generate(settings.key)?, settings)
+    }
+
+    /// Makes a self-signed root of an existing key.
+    ///
+    /// # Errors
+    /// When the settings are bad, or the certificate cannot be made.
+    pub fn certify(key: PrivateKey, settings: &Settings) -> Result<Self, Error> {
+        settings.check()?;
         let subject = subject(settings, None);
         let mut params = profile::authority(
             OffsetDateTime::now_utc(),
@@ -131,13 +163,9 @@ impl Root {
         );
         params.key_identifier_method = profile::key_identifier(key.pair());
         let failed = |error| Error::Make(settings.common_name.clone(), error);
-        let request = request(&params, &key);
-        let certificate = params.self_signed(key.pair()).map_err(failed)?;
-        let files = Some(Paperwork {
-            request: request.map_err(failed)?,
-            configuration: configuration(&subject, &params, None),
-        });
-        Ok(Self { certificate: certificate.der().clone(), key, files })
+        let paperwork = Paperwork::new(&params, &key, settings.key, &subject, None);
+        let certificate = params.self_signed(key.pair()).map_err(failed)?.der().clone();
+        Ok(Self { certificate, key, paperwork: Some(paperwork.map_err(failed)?) })
     }
 
     /// Takes an existing root.
@@ -145,16 +173,8 @@ impl Root {
     /// # Errors
     /// When certificate and key do not belong together, or the certificate may not sign.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, Error> {
-        let certificate = x509::certificates(certificate)?.swap_remove(0);
-        let facts = Facts::read(&certificate)?;
-        if !facts.is_ca || !facts.may_sign {
-            return Err(Error::NotAuthority(fingerprint(&certificate)));
-        }
-        let key = PrivateKey::from_pem(key)?;
-        if !belongs(&key, &facts) {
-            return Err(Error::Mismatch(fingerprint(&certificate)));
-        }
-        Ok(Self { certificate, key, files: None })
+        let (certificate, key) = authority(certificate, key)?;
+        Ok(Self { certificate, key, paperwork: None })
     }
 
     /// `root-cert.pem`.
@@ -175,26 +195,37 @@ impl Root {
     /// Makes the intermediate of one cluster, whose name becomes `L` of the subject.
     ///
     /// # Errors
-    /// When key or certificate cannot be made.
+    /// As [`Root::certify_intermediate`].
     pub fn intermediate(&self, cluster: &str, settings: &Settings) -> Result<Intermediate, Error> {
-        self.intermediate_for(cluster, settings, "istiod.istio-system.svc")
+        plain(cluster)?;
+        settings.check()?;
+        let key = PrivateKey::generate(settings.key)?;
+        self.certify_intermediate(cluster, key, settings, ISTIOD, None)
     }
 
-    /// As [`Root::intermediate`], with another DNS name.
+    /// As [`Root::intermediate`], of an existing key, with another DNS name and serial number.
     ///
     /// # Errors
-    /// When key or certificate cannot be made.
-    pub fn intermediate_for(
+    /// When the name, the settings or the DNS name are bad, this authority may not sign another,
+    /// or the certificate cannot be made.
+    pub fn certify_intermediate(
         &self,
         cluster: &str,
+        key: PrivateKey,
         settings: &Settings,
         dns_name: &str,
+        serial: Option<SerialNumber>,
     ) -> Result<Intermediate, Error> {
-        if !is_plain(cluster) {
-            return Err(Error::Name(cluster.to_owned()));
+        plain(cluster)?;
+        settings.check()?;
+        if Facts::read(&self.certificate)?.path_length == Some(0) {
+            return Err(Error::PathLength(self.fingerprint()));
+        }
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '*');
+        if dns_name.is_empty() || dns_name.len() > 253 || !dns_name.chars().all(is_name) {
+            return Err(Error::DnsName(dns_name.to_owned()));
         }
         let failed = |error| Error::Make(format!("cluster {cluster}"), error);
-        let key = PrivateKey::generate(settings.key)?;
         let subject = subject(settings, Some(cluster));
         let mut params = profile::authority(
             OffsetDateTime::now_utc(),
@@ -202,27 +233,46 @@ impl Root {
             &subject,
             BasicConstraints::Constrained(0),
         );
+        if serial.is_some() {
+            params.serial_number = serial;
+        }
         params.subject_alt_names =
             vec![SanType::DnsName(dns_name.to_owned().try_into().map_err(failed)?)];
         params.key_identifier_method = profile::key_identifier(key.pair());
-        let (certificate, files) =
-            self.sign(&mut params, &key, &format!("DNS:{dns_name}"), &subject).map_err(failed)?;
-        let (cluster, root) = (cluster.to_owned(), self.certificate.clone());
-        Ok(Intermediate { cluster, certificate, root, key, files })
+        let san = format!("DNS.1 = {dns_name}");
+        let paperwork = Paperwork::new(&params, &key, settings.key, &subject, Some(&san));
+        let certificate =
+            issue(params, &key, &self.certificate, &self.key).map_err(failed)?;
+        Ok(Intermediate {
+            cluster: cluster.to_owned(),
+            certificate,
+            root: self.certificate.clone(),
+            key,
+            paperwork: Some(paperwork.map_err(failed)?),
+        })
     }
 
-    fn sign(
-        &self,
-        params: &mut CertificateParams,
-        key: &PrivateKey,
-        san: &str,
-        subject: &[(DnType, &str)],
-    ) -> Result<(CertificateDer<'static>, Paperwork), rcgen::Error> {
-        issue(params, key, &self.certificate, &self.key, san, subject)
+    pub(crate) fn paperwork(&self) -> Option<&Paperwork> {
+        self.paperwork.as_ref()
     }
 }
 
 impl Intermediate {
+    /// Takes an existing intermediate and the root it is of.
+    ///
+    /// # Errors
+    /// When certificate and key do not belong together, or the certificate may not sign.
+    pub fn from_pem(
+        cluster: &str,
+        certificate: &str,
+        key: &str,
+        root: &str,
+    ) -> Result<Self, Error> {
+        let (certificate, key) = authority(certificate, key)?;
+        let root = x509::certificates(root)?.swap_remove(0);
+        Ok(Self { cluster: cluster.to_owned(), certificate, root, key, paperwork: None })
+    }
+
     /// The cluster it was made for.
     pub fn cluster(&self) -> &str {
         &self.cluster
@@ -261,16 +311,26 @@ impl Intermediate {
     /// Makes a workload's certificate, as for a virtual machine. `L` is its namespace.
     ///
     /// # Errors
-    /// When key or certificate cannot be made.
-    pub fn workload(&self, id: &SpiffeId, key: KeyKind, days: u32) -> Result<Workload, Error> {
+    /// As [`Intermediate::certify_workload`], or when the key cannot be made.
+    pub fn workload(&self, id: &SpiffeId, settings: &Settings) -> Result<Workload, Error> {
+        settings.check()?;
+        self.certify_workload(id, PrivateKey::generate(settings.key)?, settings)
+    }
+
+    /// As [`Intermediate::workload`], of an existing key.
+    ///
+    /// # Errors
+    /// When the settings are bad or the certificate cannot be made.
+    pub fn certify_workload(
+        &self,
+        id: &SpiffeId,
+        key: PrivateKey,
+        settings: &Settings,
+    ) -> Result<Workload, Error> {
+        settings.check()?;
         let failed = |error| Error::Make(id.to_string(), error);
-        let key = PrivateKey::generate(key)?;
-        let subject = [
-            (DnType::OrganizationName, "Istio"),
-            (DnType::CommonName, "Workload"),
-            (DnType::LocalityName, id.namespace()),
-        ];
-        let mut params = profile::blank(OffsetDateTime::now_utc(), Duration::days(days.into()));
+        let subject = subject(settings, Some(id.namespace()));
+        let mut params = profile::blank(OffsetDateTime::now_utc(), settings.lifetime());
         for (kind, text) in &subject {
             params.distinguished_name.push(kind.clone(), *text);
         }
@@ -281,12 +341,17 @@ impl Intermediate {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = vec![SanType::URI(id.to_string().try_into().map_err(failed)?)];
         params.key_identifier_method = profile::key_identifier(key.pair());
-        let san = format!("URI:{id}");
-        let (certificate, files) =
-            issue(&mut params, &key, &self.certificate, &self.key, &san, &subject)
-                .map_err(failed)?;
+        let san = format!("URI.1 = {id}");
+        let paperwork = Paperwork::new(&params, &key, settings.key, &subject, Some(&san))
+            .map_err(failed)?;
+        let certificate =
+            issue(params, &key, &self.certificate, &self.key).map_err(failed)?;
         let chain = vec![self.certificate.clone(), self.root.clone()];
-        Ok(Workload { certificate, chain, key, files })
+        Ok(Workload { certificate, chain, key, paperwork })
+    }
+
+    pub(crate) fn paperwork(&self) -> Option<&Paperwork> {
+        self.paperwork.as_ref()
     }
 }
 
@@ -305,29 +370,38 @@ impl Workload {
     pub fn key_pem(&self) -> Zeroizing<String> {
         self.key.to_pem()
     }
+
+    pub(crate) fn paperwork(&self) -> &Paperwork {
+        &self.paperwork
+    }
 }
 
 fn issue(
-    params: &mut CertificateParams,
+    mut params: CertificateParams,
     key: &PrivateKey,
     issuer: &CertificateDer<'static>,
     issuer_key: &PrivateKey,
-    san: &str,
-    subject: &[(DnType, &str)],
-) -> Result<(CertificateDer<'static>, Paperwork), rcgen::Error> {
-    let request = request(params, key)?;
-    let configuration = configuration(subject, params, Some(san));
+) -> Result<CertificateDer<'static>, rcgen::Error> {
     params.use_authority_key_identifier_extension = true;
     let issuer = Issuer::from_ca_cert_der(issuer, issuer_key.pair())?;
-    let certificate = params.signed_by(key.pair(), &issuer)?.der().clone();
-    Ok((certificate, Paperwork { request, configuration }))
+    Ok(params.signed_by(key.pair(), &issuer)?.der().clone())
 }
 
-/// The request that a certificate like this would be asked for with. It has no serial number.
-fn request(params: &CertificateParams, key: &PrivateKey) -> Result<String, rcgen::Error> {
-    let mut asked = params.clone();
-    asked.serial_number = None;
-    asked.serialize_request(key.pair())?.pem()
+/// The first certificate of `certificate` and its key, if they can sign.
+fn authority(
+    certificate: &str,
+    key: &str,
+) -> Result<(CertificateDer<'static>, PrivateKey), Error> {
+    let certificate = x509::certificates(certificate)?.swap_remove(0);
+    let facts = Facts::read(&certificate)?;
+    if !facts.is_ca || !facts.may_sign {
+        return Err(Error::NotAuthority(fingerprint(&certificate)));
+    }
+    let key = PrivateKey::from_pem(key)?;
+    if !belongs(&key, &facts) {
+        return Err(Error::Mismatch(fingerprint(&certificate)));
+    }
+    Ok((certificate, key))
 }
 
 /// Whether the key is the one in the certificate.
@@ -336,157 +410,18 @@ pub(crate) fn belongs(key: &PrivateKey, facts: &Facts) -> bool {
     key.pair().subject_public_key_info() == facts.public_key
 }
 
-fn subject<'a>(settings: &'a Settings, cluster: Option<&'a str>) -> Vec<(DnType, &'a str)> {
+fn subject<'a>(settings: &'a Settings, location: Option<&'a str>) -> Vec<(DnType, &'a str)> {
     let mut subject = vec![
         (DnType::OrganizationName, settings.organization.as_str()),
         (DnType::CommonName, settings.common_name.as_str()),
     ];
-    subject.extend(cluster.map(|cluster| (DnType::LocalityName, cluster)));
+    subject.extend(location.map(|location| (DnType::LocalityName, location)));
     subject
 }
 
-/// OpenSSL settings that make the same request.
-fn configuration(
-    subject: &[(DnType, &str)],
-    params: &CertificateParams,
-    san: Option<&str>,
-) -> String {
-    let constraints = match params.is_ca {
-        IsCa::Ca(BasicConstraints::Constrained(below)) => {
-            format!("critical, CA:true, pathlen:{below}")
-        }
-        IsCa::Ca(BasicConstraints::Unconstrained) => "critical, CA:true".to_owned(),
-        IsCa::NoCa | IsCa::ExplicitNoCa => "critical, CA:false".to_owned(),
-    };
-    let mut text = String::from(
-        "[ req ]\nencrypt_key = no\nprompt = no\nutf8 = yes\ndefault_md = sha256\n\
-         req_extensions = req_ext\nx509_extensions = req_ext\ndistinguished_name = req_dn\n\
-         [ req_ext ]\nsubjectKeyIdentifier = hash\n",
-    );
-    text += &format!("basicConstraints = {constraints}\n");
-    if params.extended_key_usages.is_empty() {
-        text +=
-            "keyUsage = critical, digitalSignature, nonRepudiation, keyEncipherment, keyCertSign\n";
-    } else {
-        text += "keyUsage = digitalSignature, keyEncipherment\n";
-        text += "extendedKeyUsage = serverAuth, clientAuth\n";
-    }
-    if let Some(san) = san {
-        text += &format!("subjectAltName = {san}\n");
-    }
-    text += "[ req_dn ]\n";
-    for (kind, value) in subject {
-        let field = match kind {
-            DnType::OrganizationName => "O",
-            DnType::LocalityName => "L",
-            _ => "CN",
-        };
-        text += &format!("{field} = {value}\n");
-    }
-    text
-}
-
-/// Letters, digits, `-`, `.`, `_`, not starting with a dot: safe as a directory and in a subject.
-fn is_plain(name: &str) -> bool {
+/// Letters, digits, `-`, `.`, `_`, not starting with a dot: safe as a folder and in a subject.
+pub(crate) fn plain(name: &str) -> Result<(), Error> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(plain)
-}
-
-/// Writes a root's files into `directory`, which is made if needed. Keys are readable by their
-/// owner only. Returns the paths.
-///
-/// # Errors
-/// When a file exists already or cannot be written; what was written before stays.
-pub fn write_root(directory: &Path, root: &Root) -> Result<Vec<PathBuf>, Error> {
-    let (key, certificate) = (root.key_pem(), root.certificate_pem());
-    let mut files = vec![("root-key.pem", key.as_str(), SECRET)];
-    if let Some(paperwork) = &root.files {
-        files.push(("root-ca.conf", &paperwork.configuration, PUBLIC));
-        files.push(("root-cert.csr", &paperwork.request, PUBLIC));
-    }
-    files.push(("root-cert.pem", &certificate, PUBLIC));
-    write_all(directory, &files)
-}
-
-/// Writes an intermediate's files into `directory/<cluster>`. Returns the paths.
-///
-/// # Errors
-/// As [`write_root`].
-pub fn write_intermediate(
-    directory: &Path,
-    intermediate: &Intermediate,
-) -> Result<Vec<PathBuf>, Error> {
-    let (key, certificate) = (intermediate.key_pem(), intermediate.certificate_pem());
-    write_all(
-        &directory.join(&intermediate.cluster),
-        &[
-            ("ca-key.pem", key.as_str(), SECRET),
-            ("intermediate.conf", &intermediate.files.configuration, PUBLIC),
-            ("cluster-ca.csr", &intermediate.files.request, PUBLIC),
-            ("ca-cert.pem", &certificate, PUBLIC),
-            ("cert-chain.pem", &intermediate.chain_pem(), PUBLIC),
-            ("root-cert.pem", &intermediate.root_pem(), PUBLIC),
-        ],
-    )
-}
-
-/// Writes a workload's files into `directory/<namespace>`. Returns the paths.
-///
-/// # Errors
-/// As [`write_root`].
-pub fn write_workload(
-    directory: &Path,
-    namespace: &str,
-    workload: &Workload,
-) -> Result<Vec<PathBuf>, Error> {
-    if !is_plain(namespace) {
-        return Err(Error::Name(namespace.to_owned()));
-    }
-    let (key, certificate) = (workload.key_pem(), workload.certificate_pem());
-    let root = workload.chain.last().map(x509::to_pem).unwrap_or_default();
-    let authority = workload.chain.first().map(x509::to_pem).unwrap_or_default();
-    write_all(
-        &directory.join(namespace),
-        &[
-            ("key.pem", key.as_str(), SECRET),
-            ("workload.conf", &workload.files.configuration, PUBLIC),
-            ("workload.csr", &workload.files.request, PUBLIC),
-            ("workload-cert.pem", &certificate, PUBLIC),
-            ("workload-cert-chain.pem", &workload.chain_pem(), PUBLIC),
-            ("ca-cert.pem", &authority, PUBLIC),
-            ("root-cert.pem", &root, PUBLIC),
-        ],
-    )
-}
-
-const SECRET: u32 = 0o600;
-const PUBLIC: u32 = 0o644;
-
-fn write_all(directory: &Path, files: &[(&str, &str, u32)]) -> Result<Vec<PathBuf>, Error> {
-    let made = DirBuilder::new().recursive(true).mode(0o755).create(directory);
-    made.map_err(|error| Error::Write(directory.to_owned(), error))?;
-    // Nothing is half replaced: a file that is there stops us before anything is written.
-    for (name, ..) in files {
-        let path = directory.join(name);
-        if path.symlink_metadata().is_ok() {
-            return Err(Error::Exists(path));
-        }
-    }
-    let mut paths = Vec::new();
-    for (name, content, mode) in files {
-        let path = directory.join(name);
-        // `create_new` follows no symbolic link and overwrites nothing.
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(*mode)
-            .open(&path)
-            .and_then(|mut file| file.write_all(content.as_bytes()).and_then(|()| file.sync_all()))
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => Error::Exists(path.clone()),
-                _ => Error::Write(path.clone(), error),
-            })?;
-        paths.push(path);
-    }
-    Ok(paths)
+    let fits = !name.is_empty() && name.len() <= 128 && !name.starts_with(['.', '-']);
+    if fits && name.chars().all(plain) { Ok(()) } else { Err(Error::Name(name.to_owned())) }
 }

@@ -31,6 +31,25 @@ pub enum KeyKind {
     Rsa4096,
 }
 
+impl KeyKind {
+    /// The RSA key of a size in bits, if such keys can be made.
+    pub fn rsa(bits: u32) -> Option<Self> {
+        [Self::Rsa2048, Self::Rsa3072, Self::Rsa4096]
+            .into_iter()
+            .find(|kind| kind.rsa_bits() == Some(bits))
+    }
+
+    /// The size in bits, of RSA keys.
+    pub fn rsa_bits(self) -> Option<u32> {
+        match self {
+            Self::P256 | Self::P384 => None,
+            Self::Rsa2048 => Some(2048),
+            Self::Rsa3072 => Some(3072),
+            Self::Rsa4096 => Some(4096),
+        }
+    }
+}
+
 /// Why a key cannot be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

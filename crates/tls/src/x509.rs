@@ -23,6 +23,8 @@ pub struct Facts {
     pub not_after: SystemTime,
     /// Whether it may sign certificates by its basic constraints.
     pub is_ca: bool,
+    /// How many authorities may follow under it, if that is limited.
+    pub path_length: Option<u32>,
     /// Whether its key usage, when there is one, allows signing certificates.
     pub may_sign: bool,
     /// URI names.
@@ -65,6 +67,7 @@ impl Facts {
             not_before: system_time(parsed.validity().not_before.timestamp()),
             not_after: system_time(parsed.validity().not_after.timestamp()),
             is_ca: false,
+            path_length: None,
             may_sign: true,
             uris: Vec::new(),
             dns_names: Vec::new(),
@@ -72,7 +75,10 @@ impl Facts {
         };
         for extension in parsed.extensions() {
             match extension.parsed_extension() {
-                ParsedExtension::BasicConstraints(basic) => facts.is_ca = basic.ca,
+                ParsedExtension::BasicConstraints(basic) => {
+                    facts.is_ca = basic.ca;
+                    facts.path_length = basic.path_len_constraint;
+                }
                 ParsedExtension::KeyUsage(usage) => facts.may_sign = usage.key_cert_sign(),
                 ParsedExtension::SubjectAlternativeName(names) => {
                     for name in &names.general_names {

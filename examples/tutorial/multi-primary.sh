@@ -1,0 +1,61 @@
+#!/bin/bash
+# The tutorial's commands for the model: one flat network, a control plane per cluster.
+# docs/tutorial.md says what differs from the tutorial, and why.
+set -euo pipefail
+. "$(dirname "$0")/setup.sh"
+. "$repository/examples/tutorial/clusters.sh"
+. "$repository/examples/tutorial/certificates.sh"
+
+cat <<EOF > cluster01.yaml
+apiVersion: install.istio.io/v1alpha1
+kind: IstioOperator
+spec:
+  meshConfig:
+    accessLogFile: /dev/stdout
+    accessLogEncoding: JSON
+    accessLogFormat: '{"authority":"%REQ(:AUTHORITY)%","bytes_received":"%BYTES_RECEIVED%","bytes_sent":"%BYTES_SENT%","downstream_local_address":"%DOWNSTREAM_LOCAL_ADDRESS%","downstream_remote_address":"%DOWNSTREAM_REMOTE_ADDRESS%","duration":"%DURATION%","istio_policy_status":"%DYNAMIC_METADATA(istio.mixer:status)%","method":"%REQ(:METHOD)%","path":"%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%","protocol":"%PROTOCOL%","request_id":"%REQ(X-REQUEST-ID)%","requested_server_name":"%REQUESTED_SERVER_NAME%","response_code":"%RESPONSE_CODE%","response_flags":"%RESPONSE_FLAGS%","route_name":"%ROUTE_NAME%","start_time":"%START_TIME%","trace_id":"%REQ(X-B3-TRACEID)%","upstream_cluster":"%UPSTREAM_CLUSTER%","upstream_host":"%UPSTREAM_HOST%","upstream_local_address":"%UPSTREAM_LOCAL_ADDRESS%","upstream_service_time":"%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%","upstream_transport_failure_reason":"%UPSTREAM_TRANSPORT_FAILURE_REASON%","user_agent":"%REQ(USER-AGENT)%","x_forwarded_for":"%REQ(X-FORWARDED-FOR)%"}'
+  values:
+    global:
+      meshID: mesh1
+      multiCluster:
+        clusterName: cluster01
+      network: network1
+      logAsJson: true
+EOF
+istioctl install --context="kind-cluster01" -f cluster01.yaml -y
+
+cat <<EOF > cluster02.yaml
+apiVersion: install.istio.io/v1alpha1
+kind: IstioOperator
+spec:
+  meshConfig:
+    accessLogFile: /dev/stdout
+    accessLogEncoding: JSON
+    accessLogFormat: '{"authority":"%REQ(:AUTHORITY)%","bytes_received":"%BYTES_RECEIVED%","bytes_sent":"%BYTES_SENT%","downstream_local_address":"%DOWNSTREAM_LOCAL_ADDRESS%","downstream_remote_address":"%DOWNSTREAM_REMOTE_ADDRESS%","duration":"%DURATION%","istio_policy_status":"%DYNAMIC_METADATA(istio.mixer:status)%","method":"%REQ(:METHOD)%","path":"%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%","protocol":"%PROTOCOL%","request_id":"%REQ(X-REQUEST-ID)%","requested_server_name":"%REQUESTED_SERVER_NAME%","response_code":"%RESPONSE_CODE%","response_flags":"%RESPONSE_FLAGS%","route_name":"%ROUTE_NAME%","start_time":"%START_TIME%","trace_id":"%REQ(X-B3-TRACEID)%","upstream_cluster":"%UPSTREAM_CLUSTER%","upstream_host":"%UPSTREAM_HOST%","upstream_local_address":"%UPSTREAM_LOCAL_ADDRESS%","upstream_service_time":"%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%","upstream_transport_failure_reason":"%UPSTREAM_TRANSPORT_FAILURE_REASON%","user_agent":"%REQ(USER-AGENT)%","x_forwarded_for":"%REQ(X-FORWARDED-FOR)%"}'
+  values:
+    global:
+      meshID: mesh1
+      multiCluster:
+        clusterName: cluster02
+      network: network1
+      logAsJson: true
+EOF
+istioctl install --context="kind-cluster02" -f cluster02.yaml -y
+
+istioctl create-remote-secret \
+  --context="kind-cluster01" \
+  --name=cluster01 |
+  kubectl apply -f - --context="kind-cluster02"
+
+istioctl create-remote-secret \
+  --context="kind-cluster02" \
+  --name=cluster02 |
+  kubectl apply -f - --context="kind-cluster01"
+
+tombolo lab container exec cluster01-control-plane ip route add 10.20.0.0/16 via $(tombolo lab inspect -f '{{.NetworkSettings.Networks.kind.IPAddress}}' cluster02-control-plane) dev eth0
+tombolo lab container exec cluster01-control-plane ip route add 10.21.0.0/16 via $(tombolo lab inspect -f '{{.NetworkSettings.Networks.kind.IPAddress}}' cluster02-control-plane) dev eth0
+tombolo lab container exec cluster02-control-plane ip route add 10.10.0.0/16 via $(tombolo lab inspect -f '{{.NetworkSettings.Networks.kind.IPAddress}}' cluster01-control-plane) dev eth0
+tombolo lab container exec cluster02-control-plane ip route add 10.11.0.0/16 via $(tombolo lab inspect -f '{{.NetworkSettings.Networks.kind.IPAddress}}' cluster01-control-plane) dev eth0
+
+network01=network1 network02=network1
+. "$repository/examples/tutorial/verify.sh"
