@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::authority::{Authority, Unusable};
 use crate::bundle::Files;
-use crate::offline::{self, Intermediate, Root, Settings, paperwork, plain};
+use crate::offline::{self, Intermediate, Root, Settings, check_dns_name, paperwork, plain};
 
 mod serial;
 
@@ -81,6 +81,13 @@ pub struct IntermediateSettings {
     pub dns_name: String,
 }
 
+impl IntermediateSettings {
+    fn check(&self) -> Result<(), offline::Error> {
+        self.settings.check()?;
+        check_dns_name(&self.dns_name)
+    }
+}
+
 /// What `clean` removes: root, requests and settings, but no folder of a cluster.
 const CLEANED: &[&str] = &[
     "k8s-root-cert.pem",
@@ -119,6 +126,7 @@ impl Folder {
     /// # Errors
     /// When a file cannot be read or written, or what is there contradicts itself or `settings`.
     pub fn root(&mut self, settings: &Settings) -> Result<Root, Error> {
+        good(&self.path.join("root-cert.pem"), settings.check())?;
         let _turn = turn(&self.path)?;
         let (key, certificate) = (self.path.join("root-key.pem"), self.path.join("root-cert.pem"));
         let (conf, csr) = (self.path.join("root-ca.conf"), self.path.join("root-cert.csr"));
@@ -147,6 +155,7 @@ impl Folder {
         settings: &IntermediateSettings,
     ) -> Result<(), Error> {
         let folder = self.named(cluster)?;
+        good(&folder, settings.check())?;
         self.known_root(origin, root)?;
         let _turn = turn(&folder)?;
         let intermediate = self.intermediate(origin, cluster, settings)?;
@@ -179,6 +188,7 @@ impl Folder {
         settings: &Settings,
     ) -> Result<(), Error> {
         let folder = self.named(id.namespace())?;
+        good(&folder, intermediate.check().and_then(|()| settings.check()))?;
         self.known_root(origin, root)?;
         let _turn = turn(&folder)?;
         let made = self.intermediate(origin, id.namespace(), intermediate)?;
@@ -191,8 +201,7 @@ impl Folder {
         self.key(&key, settings)?;
         if stale(&certificate, &[&key, &conf, &csr, &authority])? {
             let failed = |source| Error::Make { path: certificate.clone(), source };
-            let workload =
-                made.certify_workload(id, read_key(&key)?, settings).map_err(failed)?;
+            let workload = made.certify_workload(id, read_key(&key)?, settings).map_err(failed)?;
             self.paperwork(workload.paperwork(), &conf, &csr, &key)?;
             self.put(&certificate, &workload.certificate_pem(), PUBLIC)?;
         }
@@ -248,7 +257,7 @@ impl Folder {
 
     fn named(&self, name: &str) -> Result<PathBuf, Error> {
         let path = self.path.join(name);
-        plain(name).map_err(|source| Error::Make { path: path.clone(), source })?;
+        good(&path, plain(name))?;
         Ok(path)
     }
 
@@ -264,7 +273,10 @@ impl Folder {
             Origin::SelfSigned => self.root(settings).map(drop),
             Origin::Kubernetes if !certificate.exists() => Err(Error::NotFetched(certificate)),
             Origin::Kubernetes if !key.exists() => Err(Error::NotFetched(key)),
-            Origin::Kubernetes => Ok(()),
+            Origin::Kubernetes => {
+                let root = load_root(&certificate, &key)?;
+                root.check().map_err(|source| Error::Make { path: certificate, source })
+            }
         }
     }
 
@@ -366,6 +378,11 @@ impl Folder {
     }
 }
 
+/// Settings are looked at before anything is made.
+fn good(path: &Path, settings: Result<(), offline::Error>) -> Result<(), Error> {
+    settings.map_err(|source| Error::Make { path: path.to_owned(), source })
+}
+
 /// The folder of a context: its name, in which `/` is no separator.
 pub fn context_folder(context: &str) -> String {
     let name = context.replace('/', "-");
@@ -407,8 +424,11 @@ fn changed(path: &Path) -> Result<Option<SystemTime>, Error> {
 }
 
 fn read(path: &Path) -> Result<String, Error> {
-    fs::read_to_string(path)
-        .map_err(|source| Error::File { verb: "read", path: path.to_owned(), source })
+    fs::read_to_string(path).map_err(|source| Error::File {
+        verb: "read",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn read_secret(path: &Path) -> Result<Zeroizing<String>, Error> {

@@ -67,7 +67,7 @@ impl Settings {
 
     /// Whether a certificate can be made with these settings. The limits of names are those of
     /// RFC 5280, appendix A.1.
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         for (field, value) in [("O", &self.organization), ("CN", &self.common_name)] {
             let fits = value.chars().count() <= 64 && !value.chars().any(char::is_control);
             if !fits || value.is_empty() || value.trim() != value {
@@ -97,7 +97,9 @@ pub enum Error {
     Mismatch(String),
     #[error("certificate {0} may not sign: it is no certificate authority")]
     NotAuthority(String),
-    #[error("`{0}` cannot be the name of a cluster or namespace here: use letters, digits, `-`, `.` and `_`")]
+    #[error(
+        "`{0}` cannot be the name of a cluster or namespace here: use letters, digits, `-`, `.` and `_`"
+    )]
     Name(String),
     #[error("`{value}` cannot be {field} of a subject: it must have 1 to 64 printable characters")]
     Subject { field: &'static str, value: String },
@@ -218,13 +220,8 @@ impl Root {
     ) -> Result<Intermediate, Error> {
         plain(cluster)?;
         settings.check()?;
-        if Facts::read(&self.certificate)?.path_length == Some(0) {
-            return Err(Error::PathLength(self.fingerprint()));
-        }
-        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '*');
-        if dns_name.is_empty() || dns_name.len() > 253 || !dns_name.chars().all(is_name) {
-            return Err(Error::DnsName(dns_name.to_owned()));
-        }
+        self.check()?;
+        check_dns_name(dns_name)?;
         let failed = |error| Error::Make(format!("cluster {cluster}"), error);
         let subject = subject(settings, Some(cluster));
         let mut params = profile::authority(
@@ -241,8 +238,7 @@ impl Root {
         params.key_identifier_method = profile::key_identifier(key.pair());
         let san = format!("DNS.1 = {dns_name}");
         let paperwork = Paperwork::new(&params, &key, settings.key, &subject, Some(&san));
-        let certificate =
-            issue(params, &key, &self.certificate, &self.key).map_err(failed)?;
+        let certificate = issue(params, &key, &self.certificate, &self.key).map_err(failed)?;
         Ok(Intermediate {
             cluster: cluster.to_owned(),
             certificate,
@@ -250,6 +246,14 @@ impl Root {
             key,
             paperwork: Some(paperwork.map_err(failed)?),
         })
+    }
+
+    /// Whether this authority may sign another one.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match Facts::read(&self.certificate)?.path_length {
+            Some(0) => Err(Error::PathLength(self.fingerprint())),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn paperwork(&self) -> Option<&Paperwork> {
@@ -342,10 +346,9 @@ impl Intermediate {
         params.subject_alt_names = vec![SanType::URI(id.to_string().try_into().map_err(failed)?)];
         params.key_identifier_method = profile::key_identifier(key.pair());
         let san = format!("URI.1 = {id}");
-        let paperwork = Paperwork::new(&params, &key, settings.key, &subject, Some(&san))
-            .map_err(failed)?;
-        let certificate =
-            issue(params, &key, &self.certificate, &self.key).map_err(failed)?;
+        let paperwork =
+            Paperwork::new(&params, &key, settings.key, &subject, Some(&san)).map_err(failed)?;
+        let certificate = issue(params, &key, &self.certificate, &self.key).map_err(failed)?;
         let chain = vec![self.certificate.clone(), self.root.clone()];
         Ok(Workload { certificate, chain, key, paperwork })
     }
@@ -388,10 +391,7 @@ fn issue(
 }
 
 /// The first certificate of `certificate` and its key, if they can sign.
-fn authority(
-    certificate: &str,
-    key: &str,
-) -> Result<(CertificateDer<'static>, PrivateKey), Error> {
+fn authority(certificate: &str, key: &str) -> Result<(CertificateDer<'static>, PrivateKey), Error> {
     let certificate = x509::certificates(certificate)?.swap_remove(0);
     let facts = Facts::read(&certificate)?;
     if !facts.is_ca || !facts.may_sign {
@@ -417,6 +417,12 @@ fn subject<'a>(settings: &'a Settings, location: Option<&'a str>) -> Vec<(DnType
     ];
     subject.extend(location.map(|location| (DnType::LocalityName, location)));
     subject
+}
+
+pub(crate) fn check_dns_name(name: &str) -> Result<(), Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '*');
+    let fits = !name.is_empty() && name.len() <= 253 && name.chars().all(plain);
+    if fits { Ok(()) } else { Err(Error::DnsName(name.to_owned())) }
 }
 
 /// Letters, digits, `-`, `.`, `_`, not starting with a dot: safe as a folder and in a subject.

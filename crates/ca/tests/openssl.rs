@@ -3,7 +3,6 @@
 #![cfg(test)]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -56,81 +55,6 @@ fn sleep() -> SpiffeId {
 }
 
 #[test]
-fn the_layout_on_disk_is_the_makefiles_and_openssl_accepts_the_chain() {
-    let dir = TempDir::new().unwrap();
-    let root = Root::generate(&Settings::root()).unwrap();
-    let one = root.intermediate("cluster01", &quick(Settings::intermediate())).unwrap();
-    offline::write_root(dir.path(), &root).unwrap();
-    offline::write_intermediate(dir.path(), &one).unwrap();
-    let names = |path: &Path| {
-        let mut names: Vec<_> = fs::read_dir(path)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    };
-    assert_eq!(
-        names(dir.path()),
-        ["cluster01", "root-ca.conf", "root-cert.csr", "root-cert.pem", "root-key.pem"]
-    );
-    let cluster = dir.path().join("cluster01");
-    assert_eq!(
-        names(&cluster),
-        [
-            "ca-cert.pem",
-            "ca-key.pem",
-            "cert-chain.pem",
-            "cluster-ca.csr",
-            "intermediate.conf",
-            "root-cert.pem"
-        ]
-    );
-    for key in [dir.path().join("root-key.pem"), cluster.join("ca-key.pem")] {
-        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600, "{key:?}");
-    }
-    let read = |name: &str| fs::read_to_string(cluster.join(name)).unwrap();
-    assert_eq!(read("cert-chain.pem"), read("ca-cert.pem") + &read("root-cert.pem"));
-
-    let verified = openssl(&cluster, "verify -x509_strict -CAfile root-cert.pem ca-cert.pem");
-    assert_eq!(verified, "ca-cert.pem: OK\n");
-    let subject = |of: &str| openssl(&cluster, &format!("x509 -noout -subject -in {of}"));
-    assert_eq!(subject("ca-cert.pem"), "subject=O = Istio, CN = Intermediate CA, L = cluster01\n");
-    assert_eq!(subject("root-cert.pem"), "subject=O = Istio, CN = Root CA\n");
-    let text = openssl(&cluster, "x509 -noout -text -in ca-cert.pem");
-    for line in [
-        "Signature Algorithm: sha256WithRSAEncryption",
-        "X509v3 Basic Constraints: critical\n                CA:TRUE, pathlen:0",
-        "X509v3 Key Usage: critical\n                Digital Signature, Non Repudiation, Key Encipherment, Certificate Sign\n",
-        "X509v3 Subject Alternative Name: \n                DNS:istiod.istio-system.svc",
-        "X509v3 Subject Key Identifier",
-    ] {
-        assert!(text.contains(line), "no `{line}` in {text}");
-    }
-    let root_text = openssl(&cluster, "x509 -noout -text -in root-cert.pem");
-    assert!(root_text.contains("Public-Key: (4096 bit)"), "{root_text}");
-    // The requests and settings that are left behind are what OpenSSL would have made.
-    openssl(&cluster, "req -noout -verify -in cluster-ca.csr");
-    openssl(&cluster, "req -new -config intermediate.conf -key ca-key.pem -out again.csr");
-    let again = openssl(&cluster, "req -noout -text -in again.csr");
-    assert!(again.contains("CA:TRUE, pathlen:0") && again.contains("L = cluster01"), "{again}");
-}
-
-#[test]
-fn nothing_is_overwritten() {
-    let dir = TempDir::new().unwrap();
-    let (root, _) = pair();
-    offline::write_root(dir.path(), &root).unwrap();
-    let error = offline::write_root(dir.path(), &root).unwrap_err();
-    assert!(matches!(error, offline::Error::Exists(_)), "{error}");
-    let other = TempDir::new().unwrap();
-    let target = other.path().join("elsewhere");
-    std::os::unix::fs::symlink(&target, other.path().join("root-key.pem")).unwrap();
-    assert!(offline::write_root(other.path(), &root).is_err());
-    assert!(!target.exists(), "a symbolic link was followed");
-}
-
-#[test]
 fn names_that_leave_the_directory_are_refused() {
     let (root, _) = pair();
     for name in ["", "..", "../x", "a/b", "a\nb", ".hidden"] {
@@ -150,9 +74,9 @@ fn an_authority_that_openssl_made_signs_for_us() {
     let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
     let root = Root::from_pem(&read(cert), &read(key)).unwrap();
     let one = root.intermediate("cluster02", &quick(Settings::intermediate())).unwrap();
-    offline::write_intermediate(dir.path(), &one).unwrap();
-    let verified = run("verify -x509_strict -CAfile root-cert.pem cluster02/ca-cert.pem");
-    assert_eq!(verified, "cluster02/ca-cert.pem: OK\n");
+    fs::write(dir.path().join("ca-cert.pem"), one.certificate_pem()).unwrap();
+    let verified = run("verify -x509_strict -CAfile root-cert.pem ca-cert.pem");
+    assert_eq!(verified, "ca-cert.pem: OK\n");
 }
 
 #[test]
@@ -357,17 +281,4 @@ fn a_self_signed_authority_is_its_own_root_and_serves_by_name() {
     assert_eq!(verified, "leaf.pem: OK\n");
     let subject = openssl(dir.path(), "x509 -noout -subject -in root.pem");
     assert_eq!(subject, "subject=O = cluster.local\n");
-}
-
-#[test]
-fn a_workload_of_a_virtual_machine_verifies() {
-    let dir = TempDir::new().unwrap();
-    let (_, one) = pair();
-    let workload = one.workload(&sleep(), KeyKind::Rsa2048, 1).unwrap();
-    offline::write_workload(dir.path(), "sample", &workload).unwrap();
-    let verified = openssl(
-        &dir.path().join("sample"),
-        "verify -x509_strict -CAfile root-cert.pem -untrusted ca-cert.pem workload-cert.pem",
-    );
-    assert_eq!(verified, "workload-cert.pem: OK\n");
 }

@@ -184,7 +184,12 @@ pub async fn owned(cluster: &Cluster, operator: &Operator) -> Result<Vec<Object>
 pub async fn labelled(cluster: &Cluster, selector: &str) -> Result<Vec<Object>, CallError> {
     let lists = PRUNED.iter().map(|(api_version, kind)| async move {
         let like = Object::new(serde_json::json!({"apiVersion": api_version, "kind": kind}));
-        let found = cluster.list_labelled(&like, selector).await?;
+        let mut found = cluster.list_labelled(&like, selector).await?;
+        // A controller's own objects bear the labels of what it made them for, as the slices of a
+        // Service do; they come and go with it.
+        found.retain(|object| {
+            !object.owner_references().iter().any(|owner| owner.controller == Some(true))
+        });
         Ok::<_, CallError>(found.into_iter().map(move |object| {
             let mut metadata =
                 serde_json::json!({"name": object.name_any(), "labels": object.labels()});

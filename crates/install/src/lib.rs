@@ -15,6 +15,7 @@ pub mod plan;
 pub mod progress;
 pub mod remote_secret;
 pub mod render;
+pub mod root_ca;
 pub mod sample;
 pub mod topology;
 pub mod trust;

@@ -46,6 +46,8 @@ pub enum OperatorError {
         "{source_name} is a `{kind}`; `install` takes an IstioOperator (install.istio.io/v1alpha1)"
     )]
     NotAnOperator { source_name: String, kind: String },
+    #[error("{0} holds no IstioOperator document")]
+    Empty(String),
     #[error(
         "profile `{0}` is not known; the profiles are default, demo, minimal, remote and empty"
     )]
@@ -78,6 +80,10 @@ impl Operator {
                     source_name: source.name.clone(),
                     source: error,
                 })?;
+            if documents.iter().all(Value::is_null) {
+                // A pipe whose first program failed must not install the default profile.
+                return Err(OperatorError::Empty(source.name.clone()));
+            }
             for document in documents.into_iter().filter(|document| !document.is_null()) {
                 let kind = document
                     .get("kind")

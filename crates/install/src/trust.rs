@@ -13,6 +13,7 @@ use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use serde_json::{Map, Value, json};
+use tombolo_ca::folder::{self, Folder};
 use tombolo_ca::offline::{self, Intermediate, Root, Settings};
 use tombolo_tls::x509;
 
@@ -34,6 +35,8 @@ pub struct Authority {
 pub enum TrustError {
     #[error("{verb} {path}")]
     File { verb: &'static str, path: PathBuf, source: io::Error },
+    #[error("make the root of trust")]
+    NewRoot(#[from] folder::Error),
     #[error("root of trust in {path}")]
     Root { path: PathBuf, source: offline::Error },
     #[error("issue the intermediate certificate of cluster {cluster}")]
@@ -112,14 +115,9 @@ fn root(source: &RootCa, folder: &Path) -> Result<Root, TrustError> {
         RootCa::Files { certificate, key } => (certificate.clone(), key.clone()),
         RootCa::SelfSigned => (folder.join("root-cert.pem"), folder.join("root-key.pem")),
     };
+    // A root whose key is gone must not be followed by another one in silence.
     if *source == RootCa::SelfSigned && !certificate.exists() {
-        let failed = |source| TrustError::Root { path: folder.to_owned(), source };
-        let root = Root::generate(&Settings::root()).map_err(failed)?;
-        let made =
-            |source| TrustError::File { verb: "make folder", path: folder.to_owned(), source };
-        fs::create_dir_all(folder).map_err(made)?;
-        offline::write_root(folder, &root).map_err(failed)?;
-        return Ok(root);
+        return Ok(Folder::new(folder).root(&Settings::root())?);
     }
     let read = |path: &Path| {
         fs::read_to_string(path).map_err(|source| TrustError::File {

@@ -1,9 +1,11 @@
 //! One module per command, and what all of them need.
 
 pub mod api_server;
+pub mod certs;
 pub mod control_plane;
 pub mod controllers;
 pub mod install;
+pub mod istioctl;
 pub mod kind;
 pub mod lab;
 mod lab_mesh;

@@ -41,6 +41,7 @@ enum Command {
     Manifest(commands::install::ManifestCommand),
     CreateRemoteSecret(commands::install::RemoteSecretCommand),
     EastwestGateway(commands::install::EastWestCommand),
+    Certs(commands::certs::Certs),
     /// Give LoadBalancer Services addresses as MetalLB does.
     #[command(name = "metallb", hide = true)]
     MetalLb(commands::metallb::MetalLb),
@@ -67,6 +68,7 @@ impl Command {
             Self::Manifest(command) => command.run(),
             Self::CreateRemoteSecret(command) => command.run(),
             Self::EastwestGateway(command) => command.run(),
+            Self::Certs(certs) => certs.run(),
             Self::MetalLb(metallb) => metallb.run(),
             Self::ControlPlane(command) => command.run(),
             Self::Sample(sample) => sample.run(),
@@ -77,7 +79,7 @@ impl Command {
 fn main() -> ExitCode {
     let outcome = match called_as().as_deref() {
         Some("kind") => commands::kind::Kind::parse().run(),
-        _ => Cli::parse().command.run(),
+        _ => Cli::parse_from(commands::istioctl::arguments(std::env::args_os())).command.run(),
     };
     match outcome {
         Ok(code) => code,

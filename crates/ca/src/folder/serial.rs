@@ -78,9 +78,14 @@ mod tests {
 
     #[test]
     fn counting_carries_and_stays_positive() {
-        for (last, next) in
-            [("01", "02"), ("0FFF", "1000"), ("7F", "0080"), ("FF", "0100"), ("9", "0A"), ("00", "01")]
-        {
+        for (last, next) in [
+            ("01", "02"),
+            ("0FFF", "1000"),
+            ("7F", "0080"),
+            ("FF", "0100"),
+            ("9", "0A"),
+            ("00", "01"),
+        ] {
             let counted = after(parse(last).unwrap()).map(Serial).unwrap();
             assert_eq!(counted.text().trim(), next, "{last}");
         }

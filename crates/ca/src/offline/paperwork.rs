@@ -3,8 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa};
+use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, KeyIdMethod};
 use tombolo_tls::key::{KeyKind, PrivateKey};
+
+/// `subjectKeyIdentifier` (RFC 5280, 4.2.1.2), an octet string.
+const KEY_IDENTIFIER: &[u64] = &[2, 5, 29, 14];
 
 /// The request and the settings a certificate was made from. Neither is secret.
 pub(crate) struct Paperwork {
@@ -25,6 +28,13 @@ impl Paperwork {
         // A request has no serial number.
         let mut asked = params.clone();
         asked.serial_number = None;
+        // rcgen leaves the key identifier out of requests; OpenSSL does not.
+        if let KeyIdMethod::PreSpecified(hash) = &params.key_identifier_method
+            && let Ok(length) = u8::try_from(hash.len())
+        {
+            let octets = [&[0x04, length], hash.as_slice()].concat();
+            asked.custom_extensions.push(CustomExtension::from_oid_content(KEY_IDENTIFIER, octets));
+        }
         let request = asked.serialize_request(key.pair())?.pem()?;
         Ok(Self { request, configuration: configuration(params, kind, subject, san) })
     }

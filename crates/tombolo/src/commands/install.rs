@@ -28,11 +28,17 @@ pub struct ClusterFlags {
     /// The kubeconfig's context; by default the current one.
     #[arg(long)]
     context: Option<String>,
+    /// The control plane's namespace.
+    #[arg(short, long = "istioNamespace", value_name = "NAMESPACE")]
+    pub istio_namespace: Option<String>,
+    #[command(flatten)]
+    logging: super::istioctl::LoggingFlags,
 }
 
 impl ClusterFlags {
     /// Opens the cluster; in messages it is called by its context.
     pub async fn open(&self) -> anyhow::Result<Cluster> {
+        self.logging.start();
         let name = self.context.clone().unwrap_or_else(|| "of the current context".to_owned());
         Ok(Cluster::open(&name, self.kubeconfig.as_deref(), self.context.as_deref()).await?)
     }
@@ -56,7 +62,8 @@ pub struct OperatorFlags {
 }
 
 impl OperatorFlags {
-    fn operator(&self) -> anyhow::Result<Operator> {
+    /// The merged document. `namespace` is that of the control plane where no `--set` says so.
+    fn operator(&self, namespace: Option<&str>) -> anyhow::Result<Operator> {
         let mut sources = Vec::new();
         for name in &self.filename {
             let (name, text) = if name == "-" {
@@ -71,7 +78,11 @@ impl OperatorFlags {
             };
             sources.push(Source { name, text });
         }
-        let mut sets = self.set.clone();
+        let mut sets: Vec<_> = namespace
+            .map(|namespace| format!("values.global.istioNamespace={namespace}"))
+            .into_iter()
+            .collect();
+        sets.extend(self.set.iter().cloned());
         sets.extend(self.revision.iter().map(|revision| format!("revision={revision}")));
         let operator = Operator::merge(&sources, &sets)?;
         if !operator.unsupported.is_empty() {
@@ -147,9 +158,10 @@ pub struct RemoteSecretCommand {
     /// The API server's URL as the other cluster reaches it; by default the kubeconfig's.
     #[arg(long)]
     server: Option<String>,
-    /// Where the service account lives and the secret will.
-    #[arg(short, long, alias = "istioNamespace", default_value = "istio-system")]
-    namespace: String,
+    /// Where the service account lives and the secret will [default: the control plane's, which
+    /// is istio-system].
+    #[arg(short, long)]
+    namespace: Option<String>,
     /// The account whose token is handed out.
     #[arg(long)]
     service_account: Option<String>,
@@ -205,7 +217,7 @@ fn confirmed(question: &str) -> anyhow::Result<bool> {
 impl InstallCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         super::block_on(async {
-            let operator = self.operator.operator()?;
+            let operator = self.operator.operator(self.cluster.istio_namespace.as_deref())?;
             if self.dry_run {
                 for object in render(&operator).iter().flat_map(|component| &component.objects) {
                     output::line(object.reference());
@@ -251,7 +263,8 @@ impl UninstallCommand {
                 bail!("not confirmed, nothing was removed");
             }
             let cluster = self.cluster.open().await?;
-            let operator = if self.purge { None } else { Some(self.operator.operator()?) };
+            let namespace = self.cluster.istio_namespace.as_deref();
+            let operator = if self.purge { None } else { Some(self.operator.operator(namespace)?) };
             for object in install::uninstall(&cluster, operator.as_ref(), self.purge).await? {
                 output::line(format_args!("  Removed {object}"));
             }
@@ -264,7 +277,7 @@ impl UninstallCommand {
 impl ManifestCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let ManifestSubcommand::Generate(flags) = self.command;
-        for component in render(&flags.operator()?) {
+        for component in render(&flags.operator(None)?) {
             output::text(write_manifest(&component.objects)?);
         }
         Ok(ExitCode::SUCCESS)
@@ -285,7 +298,10 @@ impl RemoteSecretCommand {
             };
             let request = Request {
                 name,
-                namespace: self.namespace,
+                namespace: self
+                    .namespace
+                    .or(self.cluster.istio_namespace)
+                    .unwrap_or_else(|| "istio-system".to_owned()),
                 service_account: self.service_account.unwrap_or_else(|| account.to_owned()),
                 server: self
                     .server
