@@ -213,8 +213,8 @@ impl Folder {
         check(&folder, &top)
     }
 
-    /// Keeps a root that was fetched from the cluster of `context`. It replaces one that was
-    /// fetched before, also where it is used from.
+    /// Keeps a root that was fetched from the cluster of `context` in that context's folder. It
+    /// replaces one that was fetched before, also where that is used from.
     ///
     /// # Errors
     /// When the texts are no root, or a file cannot be written.
@@ -223,15 +223,36 @@ impl Folder {
         let failed = |source| Error::Make { path: folder.join("k8s-root-cert.pem"), source };
         let root = Root::from_pem(certificate, key).map_err(failed)?;
         let _turn = turn(&self.path)?;
-        for place in [folder.as_path(), &self.path.clone()] {
-            make_folder(place)?;
+        make_folder(&folder)?;
+        let mut places = vec![folder];
+        if self.has_fetched() {
+            places.push(self.path.clone());
+        }
+        for place in places {
             self.put(&place.join("k8s-root-cert.pem"), certificate, PUBLIC)?;
             self.put(&place.join("k8s-root-key.pem"), key, SECRET)?;
         }
         Ok(root)
     }
 
-    /// Whether a fetched root is there.
+    /// Takes the root in use from the folder of `context`. Says whether there is one.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn use_fetched(&mut self, context: &str) -> Result<bool, Error> {
+        let folder = self.path.join(context_folder(context));
+        let (certificate, key) =
+            (folder.join("k8s-root-cert.pem"), folder.join("k8s-root-key.pem"));
+        if !certificate.exists() || !key.exists() {
+            return Ok(false);
+        }
+        let _turn = turn(&self.path)?;
+        self.put(&self.path.join("k8s-root-cert.pem"), &read(&certificate)?, PUBLIC)?;
+        self.put(&self.path.join("k8s-root-key.pem"), &read_secret(&key)?, SECRET)?;
+        Ok(true)
+    }
+
+    /// Whether a fetched root is in use here.
     pub fn has_fetched(&self) -> bool {
         ["cert.pem", "key.pem"]
             .iter()

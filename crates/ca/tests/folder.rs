@@ -322,7 +322,8 @@ fn a_fetched_root_signs_and_one_that_may_not_is_refused() {
     run.fetched("admin/prod", &root.certificate_pem(), &root.key_pem()).unwrap();
     let key = dir.path().join("admin-prod/k8s-root-key.pem");
     assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(run.has_fetched());
+    assert!(!run.has_fetched() && !run.use_fetched("other").unwrap());
+    assert!(run.use_fetched("admin/prod").unwrap() && run.has_fetched());
     sign(&mut run).unwrap();
     let verified = openssl(
         dir.path(),

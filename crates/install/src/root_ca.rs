@@ -16,8 +16,6 @@ const SECRETS: &[&str] = &["istio-ca-secret", "cacerts"];
 /// An authority with its key.
 #[expect(missing_debug_implementations, reason = "holds a private key")]
 pub struct Fetched {
-    /// The context of the kubeconfig that it was read by.
-    pub context: String,
     /// The secret that held it.
     pub secret: &'static str,
     /// PEM.
@@ -45,23 +43,31 @@ pub enum FetchError {
     Field { cluster: String, namespace: String, secret: &'static str, field: &'static str },
 }
 
-/// Reads the authority of the control plane in `namespace` of the cluster that `context` names,
-/// by default the current one.
+/// The context that is meant: the one given, else the kubeconfig's current one.
+///
+/// # Errors
+/// When the kubeconfig cannot be read or has no current context.
+pub fn context(kubeconfig: Option<&Path>, given: Option<&str>) -> Result<String, FetchError> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let read = match kubeconfig {
+        Some(file) => Kubeconfig::read_from(file)?,
+        None => Kubeconfig::read()?,
+    };
+    read.current_context.filter(|name| !name.is_empty()).ok_or(FetchError::NoContext)
+}
+
+/// Reads the authority of the control plane in `namespace` of the cluster that `context` names.
 ///
 /// # Errors
 /// When there is no such context, the cluster does not answer, or has no such secret.
 pub async fn fetch(
     kubeconfig: Option<&Path>,
-    context: Option<&str>,
+    context: &str,
     namespace: &str,
 ) -> Result<Fetched, FetchError> {
-    let read = match kubeconfig {
-        Some(file) => Kubeconfig::read_from(file)?,
-        None => Kubeconfig::read()?,
-    };
-    let context =
-        context.map(str::to_owned).or(read.current_context).ok_or(FetchError::NoContext)?;
-    let cluster = Cluster::open(&context, kubeconfig, Some(&context)).await?;
+    let cluster = Cluster::open(context, kubeconfig, Some(context)).await?;
     let secrets: Api<Secret> = cluster.namespaced(namespace);
     for secret in SECRETS {
         let found = secrets
@@ -73,14 +79,14 @@ pub async fn fetch(
         let mut field = |field: &'static str| {
             let text = data.remove(field).and_then(|bytes| String::from_utf8(bytes.0).ok());
             text.filter(|text| !text.is_empty()).ok_or_else(|| FetchError::Field {
-                cluster: context.clone(),
+                cluster: context.to_owned(),
                 namespace: namespace.to_owned(),
                 secret,
                 field,
             })
         };
         let (certificate, key) = (field("ca-cert.pem")?, Zeroizing::new(field("ca-key.pem")?));
-        return Ok(Fetched { context, secret, certificate, key });
+        return Ok(Fetched { secret, certificate, key });
     }
-    Err(FetchError::Missing { cluster: context, namespace: namespace.to_owned() })
+    Err(FetchError::Missing { cluster: context.to_owned(), namespace: namespace.to_owned() })
 }

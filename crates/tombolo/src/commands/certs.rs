@@ -174,25 +174,34 @@ impl SignerFlags {
         IntermediateSettings { settings, dns_name: self.intermediate_san_dns.clone() }
     }
 
-    /// Fetches the root of the cluster if that one is to sign and is not there.
+    /// Takes the root of the cluster if that one is to sign and is not there: as it was fetched
+    /// before, or from the cluster.
     fn fetch(&self, folder: &mut Folder) -> anyhow::Result<()> {
-        if self.root == RootKind::Kubernetes && !folder.has_fetched() {
+        if self.root == RootKind::SelfSigned || folder.has_fetched() {
+            return Ok(());
+        }
+        let context = self.fetch.context()?;
+        if !folder.use_fetched(&context)? {
             self.fetch.fetch(folder)?;
+            folder.use_fetched(&context)?;
         }
         Ok(())
     }
 }
 
 impl FetchFlags {
+    fn context(&self) -> anyhow::Result<String> {
+        Ok(root_ca::context(self.kubeconfig.as_deref(), self.context.as_deref())?)
+    }
+
     fn fetch(&self, folder: &mut Folder) -> anyhow::Result<()> {
-        let (file, context) = (self.kubeconfig.as_deref(), self.context.as_deref());
+        let (file, context) = (self.kubeconfig.as_deref(), self.context()?);
         let fetched = super::block_on(async {
-            Ok(root_ca::fetch(file, context, &self.istio_namespace).await?)
+            Ok(root_ca::fetch(file, &context, &self.istio_namespace).await?)
         })?;
-        let root = folder.fetched(&fetched.context, &fetched.certificate, &fetched.key)?;
+        let root = folder.fetched(&context, &fetched.certificate, &fetched.key)?;
         output::line(format_args!(
-            "fetched the root of {} from Secret/{}/{}: SHA-256 {}",
-            fetched.context,
+            "fetched the root of {context} from Secret/{}/{}: SHA-256 {}",
             self.istio_namespace,
             fetched.secret,
             root.fingerprint()
