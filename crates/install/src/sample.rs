@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::cluster::Cluster;
 use crate::install::InstallError;
 use crate::object::{ManifestError, Object, read_manifest};
@@ -13,6 +15,9 @@ const SLEEP: &str = include_str!("../../../samples/sleep/sleep.yaml");
 
 /// The sample's namespace.
 pub const NAMESPACE: &str = "sample";
+
+/// The service account of `helloworld`.
+const ACCOUNT: &str = "helloworld";
 
 /// The versions that the manifest has, given to clusters in turn.
 const VERSIONS: [&str; 2] = ["v1", "v2"];
@@ -31,12 +36,28 @@ pub fn objects(index: usize) -> Result<Vec<Object>, ManifestError> {
     let selected = |object: &Object| {
         object.label("service") == Some("helloworld") || object.label("version") == Some(version)
     };
-    objects.extend(read_manifest(HELLOWORLD)?.into_iter().filter(selected));
+    objects.push(Object::new(serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": ACCOUNT, "labels": {"service": "helloworld"}},
+    })));
+    let helloworld = read_manifest(HELLOWORLD)?.into_iter().filter(selected);
+    objects.extend(helloworld.map(with_account));
     objects.extend(read_manifest(SLEEP)?);
     for object in &mut objects {
         object.default_namespace(NAMESPACE);
     }
     Ok(objects)
+}
+
+/// The manifest is Istio's and runs as the namespace's default account. Here it gets one of its
+/// own, so that verification can tell its identity from others.
+fn with_account(object: Object) -> Object {
+    let mut value = object.value().clone();
+    if let Some(pod) = value.pointer_mut("/spec/template/spec").and_then(Value::as_object_mut) {
+        pod.insert("serviceAccountName".to_owned(), ACCOUNT.into());
+    }
+    Object::new(value)
 }
 
 /// Deploys the sample and waits until its pods are ready.
@@ -89,6 +110,13 @@ mod tests {
                 ["Namespace/sample", "Service/sample/helloworld", "Deployment/sample/sleep"]
             {
                 assert!(references(index).contains(&object.to_owned()), "{object}");
+            }
+            assert!(references(index).contains(&"ServiceAccount/sample/helloworld".to_owned()));
+            let account = "/spec/template/spec/serviceAccountName";
+            for object in objects(index).unwrap() {
+                if object.name().starts_with("helloworld-") {
+                    assert_eq!(object.value().pointer(account).unwrap(), "helloworld");
+                }
             }
         }
     }
