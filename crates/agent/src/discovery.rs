@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,17 +23,41 @@ pub struct Received(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     updates: BTreeMap<String, u64>,
-    rejections: BTreeMap<String, String>,
+    rejections: BTreeMap<(Kind, String), Rejected>,
     versions: BTreeMap<String, String>,
     connected: bool,
     reason: String,
-    resources: BTreeMap<Kind, BTreeMap<String, Bytes>>,
+    resources: BTreeMap<Kind, BTreeMap<String, Accepted>>,
+}
+
+/// A resource as it came.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    pub bytes: Bytes,
+    /// The version of this resource, not of the response it came in.
+    pub version: String,
+    pub since: SystemTime,
+}
+
+/// A resource that the proxy could not use. What it had before, if anything, still counts.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    pub reason: String,
+    pub version: String,
+    pub at: SystemTime,
 }
 
 impl Received {
-    /// The accepted resources of one kind, as they came.
-    pub fn resources(&self, kind: Kind) -> BTreeMap<String, Bytes> {
+    /// The accepted resources of one kind.
+    pub fn resources(&self, kind: Kind) -> BTreeMap<String, Accepted> {
         self.0.lock().resources.get(&kind).cloned().unwrap_or_default()
+    }
+
+    /// The rejected resources of one kind.
+    pub fn rejected(&self, kind: Kind) -> BTreeMap<String, Rejected> {
+        let state = self.0.lock();
+        let mine = state.rejections.iter().filter(|((of, _), _)| *of == kind);
+        mine.map(|((_, name), rejected)| (name.clone(), rejected.clone())).collect()
     }
 
     /// Version and number of updates by type.
@@ -46,7 +71,11 @@ impl Received {
 
     /// What was rejected, by resource.
     pub fn rejections(&self) -> BTreeMap<String, String> {
-        self.0.lock().rejections.clone()
+        let state = self.0.lock();
+        let reason = |((_, name), rejected): (&(Kind, String), &Rejected)| {
+            (name.clone(), rejected.reason.clone())
+        };
+        state.rejections.iter().map(reason).collect()
     }
 
     /// Whether a stream is open, and if not, why.
@@ -102,6 +131,13 @@ impl Handler for Follower {
             };
             return update.changed.iter().map(refuse).collect();
         };
+        let versions: BTreeMap<String, String> = update
+            .changed
+            .iter()
+            .map(|resource| (resource.name.to_string(), resource.version.to_string()))
+            .collect();
+        let version = |name: &str| versions.get(name).cloned().unwrap_or_default();
+        let now = SystemTime::now();
         let added: Vec<(String, Bytes)> = update
             .changed
             .iter()
@@ -121,7 +157,10 @@ impl Handler for Follower {
         *state.updates.entry(update.type_url.clone()).or_default() += 1;
         state.versions.insert(update.type_url, update.version);
         for (name, _) in &added {
-            state.rejections.remove(name);
+            state.rejections.remove(&(kind, name.clone()));
+        }
+        for name in &removed {
+            state.rejections.remove(&(kind, name.clone()));
         }
         let resources = state.resources.entry(kind).or_default();
         for name in &removed {
@@ -129,13 +168,16 @@ impl Handler for Follower {
         }
         for (name, bytes) in added {
             if rejections.iter().all(|rejection| rejection.name != name) {
-                resources.insert(name, bytes);
+                let version = version(&name);
+                resources.insert(name, Accepted { bytes, version, since: now });
             }
         }
         let refusal = |rejection: tombolo_proxy::snapshot::Rejection| {
             let reason = rejection.problem.to_string();
             tracing::warn!(resource = rejection.name, reason, "configuration rejected");
-            state.rejections.insert(rejection.name.clone(), reason.clone());
+            let rejected =
+                Rejected { reason: reason.clone(), version: version(&rejection.name), at: now };
+            state.rejections.insert((kind, rejection.name.clone()), rejected);
             Refusal { name: rejection.name.into(), reason }
         };
         let refused = rejections.into_iter().map(refusal).collect();

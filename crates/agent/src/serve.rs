@@ -47,6 +47,21 @@ impl Status {
         &self.0.proxy
     }
 
+    /// What the process was told by its environment.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// What came from the control plane.
+    pub fn received(&self) -> &Received {
+        &self.0.received
+    }
+
+    /// When the process started.
+    pub fn started(&self) -> std::time::SystemTime {
+        self.0.started
+    }
+
     /// Answers health checks with "not ready" from now on.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);

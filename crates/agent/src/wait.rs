@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -25,6 +26,14 @@ pub enum Error {
 /// # Errors
 /// When the URL cannot be used, nobody answers, or the answer is no success.
 pub async fn request(method: &str, url: &str) -> Result<String, Error> {
+    request_with(method, url, String::new()).await
+}
+
+/// Sends one request with a body, as [`request`] does.
+///
+/// # Errors
+/// As [`request`].
+pub async fn request_with(method: &str, url: &str, body: String) -> Result<String, Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Request {
         url: url.to_owned(),
         source,
@@ -42,7 +51,7 @@ pub async fn request(method: &str, url: &str) -> Result<String, Error> {
         .method(method)
         .uri(path)
         .header(http::header::HOST, authority)
-        .body(Empty::<bytes::Bytes>::new())
+        .body(Full::new(Bytes::from(body)))
         .map_err(|error| failed(error.into()))?;
     let exchange = async {
         let response = sender.send_request(request).await?;

@@ -47,6 +47,8 @@ pub struct Proxy {
     pub node_name: String,
     /// Where it says it is.
     pub locality: Locality,
+    /// The version it says it is of; empty when it says nothing.
+    pub version: String,
     /// Whether it is Tombolo's own proxy, which knows filters that stock Envoy lacks.
     pub is_tombolo: bool,
 }
@@ -133,6 +135,7 @@ impl Proxy {
                 zone: locality.map(|at| at.zone.clone()).unwrap_or_default(),
                 subzone: locality.map(|at| at.sub_zone.clone()).unwrap_or_default(),
             },
+            version: metadata.text("ISTIO_VERSION").unwrap_or_default().to_owned(),
             is_tombolo: metadata.text("TOMBOLO_PROXY") == Some("true"),
             id,
         })
@@ -201,6 +204,7 @@ mod tests {
                 ("NETWORK", "network1"),
                 ("INSTANCE_IPS", "10.10.0.7,fd00::7"),
                 ("REQUESTED_NETWORK_VIEW", "network1, network2"),
+                ("ISTIO_VERSION", "1.30.0"),
                 ("TOMBOLO_PROXY", "true"),
             ],
         );
@@ -220,6 +224,7 @@ mod tests {
             service_account: String::new(),
             node_name: String::new(),
             locality: Locality::default(),
+            version: "1.30.0".to_owned(),
             is_tombolo: true,
         };
         assert_eq!(Proxy::from_node(&node, ClusterId::new), Ok(want));

@@ -2,10 +2,11 @@
 //!
 //! In reading order: [`mesh_file`] is what the user writes, [`topology`] what follows from it,
 //! [`operator`] and [`render`] what is installed, [`mesh`] and [`install`] how, [`plan`] what that
-//! would change, and [`verify`] whether it works.
+//! would change, [`verify`] whether it works, and [`inspect`] what its parts say of themselves.
 
 pub mod cluster;
 pub mod eastwest;
+pub mod inspect;
 pub mod install;
 pub mod mesh;
 pub mod mesh_file;

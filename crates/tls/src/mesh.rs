@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -30,6 +31,8 @@ use crate::spiffe::SpiffeId;
 pub struct Credentials {
     identity: ArcSwapOption<Identity>,
     bundle: ArcSwapOption<Bundle>,
+    identity_since: ArcSwapOption<SystemTime>,
+    bundle_since: ArcSwapOption<SystemTime>,
     changed: watch::Sender<u64>,
 }
 
@@ -38,6 +41,8 @@ impl Default for Credentials {
         Self {
             identity: ArcSwapOption::empty(),
             bundle: ArcSwapOption::empty(),
+            identity_since: ArcSwapOption::empty(),
+            bundle_since: ArcSwapOption::empty(),
             changed: watch::Sender::new(0),
         }
     }
@@ -56,18 +61,30 @@ impl Credentials {
     /// Uses `identity` from the next handshake on.
     pub fn set_identity(&self, identity: Identity) {
         self.identity.store(Some(Arc::new(identity)));
+        self.identity_since.store(Some(Arc::new(SystemTime::now())));
         self.changed.send_modify(|generation| *generation += 1);
     }
 
     /// Trusts `bundle` from the next handshake on.
     pub fn set_bundle(&self, bundle: Bundle) {
         self.bundle.store(Some(Arc::new(bundle)));
+        self.bundle_since.store(Some(Arc::new(SystemTime::now())));
         self.changed.send_modify(|generation| *generation += 1);
     }
 
     /// The current identity.
     pub fn identity(&self) -> Option<Arc<Identity>> {
         self.identity.load_full()
+    }
+
+    /// Since when the current identity is used.
+    pub fn identity_since(&self) -> Option<SystemTime> {
+        self.identity_since.load().as_deref().copied()
+    }
+
+    /// Since when the current trust bundle is used.
+    pub fn bundle_since(&self) -> Option<SystemTime> {
+        self.bundle_since.load().as_deref().copied()
     }
 
     /// The current trust bundle.

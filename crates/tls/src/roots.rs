@@ -2,7 +2,7 @@
 //!
 //! [`Roots`] is one PEM bundle. [`Bundle`] says which roots vouch for which trust domain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -187,6 +187,23 @@ impl Bundle {
         all.sort();
         all.dedup();
         all
+    }
+
+    /// Every root once, as one PEM text.
+    pub fn pem(&self) -> String {
+        self.each().map(|root| x509::to_pem(&root.certificate)).collect()
+    }
+
+    /// What every root says about itself.
+    pub fn facts(&self) -> Vec<Facts> {
+        self.each().map(|root| root.facts.clone()).collect()
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Root> {
+        let mut seen = BTreeSet::new();
+        let all = self.any.iter().chain(self.domains.values());
+        all.flat_map(|roots| &roots.inner.roots)
+            .filter(move |root| seen.insert(fingerprint(&root.certificate)))
     }
 
     pub(crate) fn revocations(&self) -> Vec<&CertRevocationList<'static>> {

@@ -12,9 +12,14 @@ mod lab_mesh;
 pub mod mesh;
 pub mod metallb;
 pub mod node;
+pub mod pilot;
 pub mod proxy;
+pub mod proxy_config;
+pub mod proxy_status;
+mod reporting;
 pub mod sample;
 pub mod up;
+pub mod version;
 
 use std::future::Future;
 

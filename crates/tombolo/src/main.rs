@@ -36,6 +36,10 @@ enum Command {
     /// Make and break lab clusters on this machine.
     Lab(commands::lab::Lab),
     Proxy(commands::proxy::Proxy),
+    ProxyConfig(commands::proxy_config::ProxyConfig),
+    ProxyStatus(commands::proxy_status::ProxyStatus),
+    RemoteClusters(commands::proxy_status::RemoteClusters),
+    Version(commands::version::VersionCommand),
     Install(commands::install::InstallCommand),
     Uninstall(commands::install::UninstallCommand),
     Manifest(commands::install::ManifestCommand),
@@ -63,6 +67,10 @@ impl Command {
             Self::Verify(command) => command.run(),
             Self::Lab(lab) => lab.run(),
             Self::Proxy(proxy) => proxy.run(),
+            Self::ProxyConfig(command) => command.run(),
+            Self::ProxyStatus(command) => command.run(),
+            Self::RemoteClusters(command) => command.run(),
+            Self::Version(command) => command.run(),
             Self::Install(command) => command.run(),
             Self::Uninstall(command) => command.run(),
             Self::Manifest(command) => command.run(),
@@ -79,6 +87,8 @@ impl Command {
 fn main() -> ExitCode {
     let outcome = match called_as().as_deref() {
         Some("kind") => commands::kind::Kind::parse().run(),
+        Some("pilot-agent") => commands::pilot::PilotAgent::parse().run(),
+        Some("pilot-discovery") => commands::pilot::PilotDiscovery::parse().run(),
         _ => Cli::parse_from(commands::istioctl::arguments(std::env::args_os())).command.run(),
     };
     match outcome {

@@ -2,32 +2,39 @@
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use base64::Engine as _;
 use serde_json::{Value, json};
 use tombolo_proxy::snapshot::Kind;
-use tombolo_xds::json::any_to_value;
-use tombolo_xds::proto::google::protobuf::Any;
+use tombolo_tls::x509::Facts;
+use tombolo_xds::json::{Names, renamed, to_value};
 
 use crate::node::{DataPlane, node};
 use crate::serve::Status;
 use crate::serve::status::own_text;
 
+mod dump;
+mod hosts;
+mod loggers;
+
 /// The routes of the admin port.
 pub fn router(status: Status) -> Router {
     Router::new()
         .route("/ready", get(ready))
-        .route("/config_dump", get(config_dump))
-        .route("/clusters", get(clusters))
-        .route("/listeners", get(listeners))
+        .route("/config_dump", get(dump::config_dump))
+        .route("/clusters", get(hosts::clusters))
+        .route("/listeners", get(hosts::listeners))
         .route("/certs", get(certificates))
         .route("/stats", get(stats))
         .route("/stats/prometheus", get(stats_prometheus))
         .route("/server_info", get(server_info))
+        .route("/logging", post(loggers::logging))
         .route("/tasks", get(tasks))
         .route("/quitquitquit", post(quit))
         .route("/drain_listeners", post(drain))
@@ -39,6 +46,10 @@ fn as_json(value: &Value) -> impl IntoResponse + use<> {
     ([(header::CONTENT_TYPE, "application/json")], text)
 }
 
+fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
 async fn ready(State(status): State<Status>) -> impl IntoResponse {
     match status.not_ready() {
         None => (StatusCode::OK, "LIVE\n".to_owned()),
@@ -46,127 +57,35 @@ async fn ready(State(status): State<Status>) -> impl IntoResponse {
     }
 }
 
-fn resources(status: &Status, kind: Kind) -> Vec<(String, Value)> {
-    let all = status.0.received.resources(kind);
-    let value = |(name, bytes): (String, bytes::Bytes)| {
-        let any = Any { type_url: kind.url().to_owned(), value: bytes };
-        // What is accepted can be shown; a value that cannot is shown as the reason.
-        let shown = any_to_value(&any).unwrap_or_else(|error| json!({"error": error.to_string()}));
-        (name, shown)
-    };
-    all.into_iter().map(value).collect()
-}
-
-async fn config_dump(State(status): State<Status>) -> impl IntoResponse {
-    let wrapped = |kind: Kind, field: &str| -> Vec<Value> {
-        let version = status.0.received.versions().remove(kind.url()).unwrap_or_default().0;
-        let wrap = |(_, value): (String, Value)| json!({"versionInfo": version, field: value});
-        resources(&status, kind).into_iter().map(wrap).collect()
-    };
-    let listeners: Vec<Value> = wrapped(Kind::Listener, "listener")
-        .into_iter()
-        .map(|state| json!({"name": state["listener"]["name"], "activeState": state}))
-        .collect();
-    let admin = "type.googleapis.com/envoy.admin.v3.";
-    let node = node(&status.0.settings, DataPlane::Tombolo);
-    as_json(&json!({"configs": [
-        {"@type": format!("{admin}BootstrapConfigDump"), "bootstrap": {"node": {
-            "id": node.id,
-            "cluster": node.cluster,
-            "metadata": status.0.settings.metadata,
-        }}},
-        {"@type": format!("{admin}ClustersConfigDump"),
-            "dynamicActiveClusters": wrapped(Kind::Upstream, "cluster")},
-        {"@type": format!("{admin}EndpointsConfigDump"),
-            "dynamicEndpointConfigs": wrapped(Kind::Endpoints, "endpointConfig")},
-        {"@type": format!("{admin}ListenersConfigDump"), "dynamicListeners": listeners},
-        {"@type": format!("{admin}RoutesConfigDump"),
-            "dynamicRouteConfigs": wrapped(Kind::Routes, "routeConfig")},
-        {"@type": format!("{admin}SecretsConfigDump"), "dynamicActiveSecrets": secrets(&status)},
-    ]}))
-}
-
-/// Certificates and roots in the shape of secrets. Keys are never shown.
-fn secrets(status: &Status) -> Vec<Value> {
-    let credentials = &status.proxy().credentials;
-    let mut secrets = Vec::new();
-    if let Some(identity) = credentials.identity() {
-        let chain = identity.chain_pem();
-        secrets.push(json!({"name": "default", "secret": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-            "name": "default",
-            "tlsCertificate": {"certificateChain": {"inlineString": chain}},
-        }}));
-    }
-    if let Some(bundle) = credentials.bundle() {
-        secrets.push(json!({"name": "ROOTCA", "fingerprints": bundle.fingerprints()}));
-    }
-    secrets
-}
-
 async fn certificates(State(status): State<Status>) -> impl IntoResponse {
-    let unix = |time: std::time::SystemTime| {
-        time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-    };
-    let identity = status.proxy().credentials.identity();
-    let chain = identity.iter().map(|identity| {
-        let facts = identity.facts();
+    let credentials = &status.proxy().credentials;
+    let roots = credentials.bundle().map(|bundle| bundle.facts()).unwrap_or_default();
+    let chain = credentials.identity().map(|identity| identity.facts().clone());
+    let show = |facts: &Facts| {
+        let at = |time: SystemTime| jiff::Timestamp::try_from(time).map(|at| format!("{at:.0}"));
+        let left = facts.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        let names = facts.uris.iter().map(|uri| json!({ "uri": uri }));
+        let names = names.chain(facts.dns_names.iter().map(|name| json!({ "dns": name })));
         json!({
-            "serialNumber": facts.serial,
-            "subjectAltNames": [{"uri": identity.id().to_string()}],
-            "validFromUnixSeconds": unix(facts.not_before),
-            "expirationUnixSeconds": unix(facts.not_after),
+            "path": "<inline>",
+            "serial_number": facts.serial,
+            "subject_alt_names": names.collect::<Vec<_>>(),
+            "days_until_expiration": (left.as_secs() / 86_400).to_string(),
+            "valid_from": at(facts.not_before).unwrap_or_default(),
+            "expiration_time": at(facts.not_after).unwrap_or_default(),
         })
-    });
-    as_json(&json!({"certificates": [{"certChain": chain.collect::<Vec<_>>()}]}))
-}
-
-async fn clusters(State(status): State<Status>) -> String {
-    let mut out = String::new();
-    let snapshot = status.proxy().snapshot.load_full();
-    let mut upstreams: Vec<_> = snapshot.upstreams.values().collect();
-    upstreams.sort_by(|a, b| a.config.name.cmp(&b.config.name));
-    for upstream in upstreams {
-        let name = &upstream.config.name;
-        let open = upstream.connections.load(Ordering::Relaxed);
-        let requests = upstream.requests.load(Ordering::Relaxed);
-        let mut line = |text: String| writeln!(out, "{name}::{text}").unwrap_or_default();
-        line(format!("observability_name::{name}"));
-        line(format!("cx_active::{open}"));
-        line(format!("rq_active::{requests}"));
-        for endpoint in upstream.all() {
-            let address = endpoint.config.address;
-            let totals = &endpoint.totals;
-            let health = match (endpoint.config.healthy, upstream.is_ejected(&endpoint)) {
-                (false, _) => "/failed_eds_health",
-                (true, true) => "/failed_outlier_check",
-                (true, false) => "healthy",
-            };
-            for (key, value) in [
-                ("rq_total", totals.requests.load(Ordering::Relaxed).to_string()),
-                ("rq_error", totals.errors.load(Ordering::Relaxed).to_string()),
-                ("cx_connect_fail", totals.connect_failures.load(Ordering::Relaxed).to_string()),
-                ("rq_active", endpoint.active().to_string()),
-                ("health_flags", health.to_owned()),
-                ("weight", endpoint.config.weight.to_string()),
-            ] {
-                line(format!("{address}::{key}::{value}"));
-            }
-        }
-    }
-    out
-}
-
-async fn listeners(State(status): State<Status>) -> String {
-    let bound = status.proxy().bound.lock();
-    bound.iter().map(|(name, address)| format!("{name}::{address}\n")).collect()
+    };
+    as_json(&json!({"certificates": [{
+        "ca_cert": roots.iter().map(show).collect::<Vec<_>>(),
+        "cert_chain": chain.iter().map(show).collect::<Vec<_>>(),
+    }]}))
 }
 
 async fn stats(State(status): State<Status>) -> String {
     let mut out = String::new();
     let totals = &status.proxy().totals;
     let mut line = |name: &str, value: u64| writeln!(out, "{name}: {value}").unwrap_or_default();
-    for (url, (_, updates)) in status.0.received.versions() {
+    for (url, (_, updates)) in status.received().versions() {
         let name = match Kind::from_url(&url) {
             Some(Kind::Upstream) => "cluster_manager.cds.update_success",
             Some(Kind::Listener) => "listener_manager.lds.update_success",
@@ -176,8 +95,8 @@ async fn stats(State(status): State<Status>) -> String {
         };
         line(name, updates);
     }
-    line("tombolo.rejected_resources", status.0.received.rejections().len() as u64);
-    line("control_plane.connected_state", u64::from(status.0.received.connection().0));
+    line("tombolo.rejected_resources", status.received().rejections().len() as u64);
+    line("control_plane.connected_state", u64::from(status.received().connection().0));
     line("server.state", if status.not_ready().is_none() { 0 } else { 2 });
     line("listener.downstream_cx_total", totals.connections.load(Ordering::Relaxed));
     line("listener.downstream_cx_active", totals.active_connections.load(Ordering::Relaxed));
@@ -206,22 +125,26 @@ async fn stats_prometheus(State(status): State<Status>) -> impl IntoResponse {
 }
 
 async fn server_info(State(status): State<Status>) -> impl IntoResponse {
-    let uptime = status.0.started.elapsed().unwrap_or_default().as_secs();
+    let uptime = format!("{}s", status.started().elapsed().unwrap_or_default().as_secs());
     let state = if status.not_ready().is_none() { "LIVE" } else { "PRE_INITIALIZING" };
-    let node = node(&status.0.settings, DataPlane::Tombolo);
-    let (connected, reason) = status.0.received.connection();
-    as_json(&json!({
+    let node = to_value(&node(status.settings(), DataPlane::Tombolo));
+    let node = node.unwrap_or_else(|error| json!({"error": error.to_string()}));
+    let (connected, reason) = status.received().connection();
+    let info = json!({
         "version": concat!("tombolo/", env!("CARGO_PKG_VERSION")),
         "state": state,
-        "uptimeCurrentEpoch": format!("{uptime}s"),
-        "node": {"id": node.id, "cluster": node.cluster},
+        "uptimeCurrentEpoch": uptime,
+        "uptimeAllEpochs": uptime,
+        "commandLineOptions": {"concurrency": status.settings().concurrency},
+        "node": node,
         "controlPlane": {
-            "address": status.0.settings.discovery_address,
+            "address": status.settings().discovery_address,
             "connected": connected,
             "reason": reason,
-            "rejected": status.0.received.rejections(),
+            "rejected": status.received().rejections(),
         },
-    }))
+    });
+    as_json(&renamed("envoy.admin.v3.ServerInfo", info, Names::Proto))
 }
 
 async fn tasks(State(status): State<Status>) -> String {

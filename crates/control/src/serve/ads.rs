@@ -76,6 +76,7 @@ pub struct Connected {
 pub struct TypeState {
     pub wanted: Wanted,
     pub sent: String,
+    pub sent_at: Option<jiff::Timestamp>,
     pub accepted: String,
     /// The last rejected nonce, and why.
     pub rejected: Option<(String, String)>,
@@ -285,7 +286,10 @@ impl Subscriber for Session {
 
     fn sent(&self, type_url: &str, nonce: &str, resources: usize) {
         tracing::debug!(proxy = %self.connected.id, type_url, nonce, resources, "pushed");
-        self.note(type_url, |state| nonce.clone_into(&mut state.sent));
+        self.note(type_url, |state| {
+            nonce.clone_into(&mut state.sent);
+            state.sent_at = Some(jiff::Timestamp::now());
+        });
     }
 
     fn accepted(&self, type_url: &str, nonce: &str) {

@@ -13,10 +13,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tombolo_model::endpoint::{Address, Endpoint};
 use tombolo_runtime::errors::chain;
-use tombolo_xds::json::any_to_value;
 use tombolo_xds::types;
 
 use crate::push::publisher::Publisher;
@@ -24,6 +23,10 @@ use crate::serve::ads::{Connected, Connections};
 use crate::serve::authenticate::Authenticator;
 use crate::serve::settings::Settings;
 use crate::watch::clusters::Clusters;
+
+mod proxies;
+
+use proxies::{ads_state, config_dump, resources, sync_state};
 
 /// What the endpoints read.
 #[derive(Clone)]
@@ -95,14 +98,20 @@ async fn answer(
         "adsz" => Json(debug.adsz()).into_response(),
         "clusterz" => Json(debug.clusterz()).into_response(),
         "configz" => Json(debug.configz()).into_response(),
-        "connections" => Json(debug.connected(&scope, |it| json!(it.id))).into_response(),
+        "connections" => Json(debug.connected(&scope, None, |it| json!(it.id))).into_response(),
         "diagnosticsz" => Json(debug.diagnosticsz()).into_response(),
         "endpointShardz" | "endpointz" => Json(debug.endpoints()).into_response(),
         "mesh" => Json(json!(debug.publisher.latest().picture.mesh.config)).into_response(),
         "networkz" => Json(debug.networkz()).into_response(),
         "registryz" => Json(debug.registryz()).into_response(),
-        "syncz" => Json(debug.connected(&scope, sync_state)).into_response(),
-        "config_dump" => debug.of_proxy(&scope, proxy, config_dump),
+        "syncz" => {
+            let namespace = query.get("namespace").map(String::as_str);
+            Json(debug.connected(&scope, namespace, sync_state)).into_response()
+        }
+        "config_dump" => {
+            let with_endpoints = query.contains_key("include_eds");
+            debug.of_proxy(&scope, proxy, |it| config_dump(it, with_endpoints))
+        }
         "edsz" => debug.of_proxy(&scope, proxy, |it| resources(it, types::ENDPOINT)),
         _ => (StatusCode::NOT_FOUND, format!("there is {ALL:?}\n")).into_response(),
     }
@@ -125,10 +134,19 @@ impl Debug {
         Ok(if everything { Scope::Everything } else { Scope::Namespace(namespace.to_owned()) })
     }
 
-    /// The connected proxies that a caller may see, each as JSON.
-    fn connected(&self, scope: &Scope, show: impl Fn(&Connected) -> Value) -> Vec<Value> {
+    /// The connected proxies that a caller may see, of one namespace or all, each as JSON.
+    fn connected(
+        &self,
+        scope: &Scope,
+        namespace: Option<&str>,
+        show: impl Fn(&Connected) -> Value,
+    ) -> Vec<Value> {
         let all = self.connections.all();
-        all.iter().filter(|it| scope.includes(it)).map(|it| show(it)).collect()
+        let asked = |it: &&Arc<Connected>| {
+            let namespace = namespace.filter(|namespace| !namespace.is_empty());
+            namespace.is_none_or(|namespace| *it.proxy.pod.namespace == *namespace)
+        };
+        all.iter().filter(|it| scope.includes(it)).filter(asked).map(|it| show(it)).collect()
     }
 
     fn of_proxy(
@@ -298,82 +316,4 @@ fn endpoint_state(endpoint: &Endpoint) -> Value {
         "Namespace": workload.object.namespace.to_string(),
         "HealthStatus": format!("{:?}", endpoint.health),
     })
-}
-
-fn sync_state(connected: &Connected) -> Value {
-    let types = connected.types.lock();
-    let proxy = &connected.proxy;
-    let mut state = json!({
-        "cluster_id": proxy.cluster.as_str(),
-        "proxy": format!("{}.{}", proxy.pod.name, proxy.pod.namespace),
-        "proxy_type": format!("{:?}", proxy.kind).to_lowercase(),
-        "istio_version": env!("CARGO_PKG_VERSION"),
-    });
-    for (name, url) in [
-        ("cluster", types::CLUSTER),
-        ("listener", types::LISTENER),
-        ("route", types::ROUTE),
-        ("endpoint", types::ENDPOINT),
-    ] {
-        let Some(of) = types.get(url) else { continue };
-        state[format!("{name}_sent")] = of.sent.as_str().into();
-        state[format!("{name}_acked")] = of.accepted.as_str().into();
-        if let Some((_, message)) = &of.rejected {
-            state[format!("{name}_rejected")] = message.as_str().into();
-        }
-    }
-    state
-}
-
-fn ads_state(connected: &Connected) -> Value {
-    let types = connected.types.lock();
-    let watches: BTreeMap<&String, Vec<&str>> = types
-        .iter()
-        .map(|(url, state)| {
-            let names = state.wanted.names.iter().map(AsRef::as_ref);
-            let all = state.wanted.all.then_some("*");
-            (url, names.chain(all).collect())
-        })
-        .collect();
-    let proxy = &connected.proxy;
-    json!({
-        "connectionId": connected.id,
-        "connectedAt": connected.since.to_string(),
-        "address": proxy.ips.first().map(ToString::to_string),
-        "labels": proxy.labels,
-        "metadata": {"CLUSTER_ID": proxy.cluster.as_str(), "NETWORK": proxy.network.as_str()},
-        "watches": watches,
-    })
-}
-
-/// The resources of one type as the proxy gets them. What cannot be shown says why.
-fn resources(connected: &Connected, type_url: &str) -> Value {
-    let snapshot = connected.snapshot.borrow().clone();
-    let all = snapshot.resources(type_url).cloned().unwrap_or_default();
-    let show = |body| {
-        any_to_value(body).unwrap_or_else(|error| json!({"error": chain(&error).to_string()}))
-    };
-    all.values().map(|resource| show(&resource.body)).collect()
-}
-
-/// The configuration in the form of Envoy's own dump.
-fn config_dump(connected: &Connected) -> Value {
-    let dump = |kind: &str, list: &str, item: &str, url: &str| {
-        let Value::Array(all) = resources(connected, url) else { return Value::Null };
-        let wrapped = all.into_iter().map(|body| match list {
-            "dynamic_listeners" => {
-                json!({"name": body.get("name"), "active_state": {"listener": body}})
-            }
-            _ => Value::Object(Map::from_iter([(item.to_owned(), body)])),
-        });
-        let mut dump = json!({"@type": format!("type.googleapis.com/envoy.admin.v3.{kind}")});
-        dump[list] = wrapped.collect();
-        dump
-    };
-    json!({"configs": [
-        dump("ClustersConfigDump", "dynamic_active_clusters", "cluster", types::CLUSTER),
-        dump("ListenersConfigDump", "dynamic_listeners", "listener", types::LISTENER),
-        dump("RoutesConfigDump", "dynamic_route_configs", "route_config", types::ROUTE),
-        dump("EndpointsConfigDump", "dynamic_endpoint_configs", "endpoint_config", types::ENDPOINT),
-    ]})
 }

@@ -11,8 +11,8 @@ use crate::cluster::Cluster;
 
 /// How long one command may take: a few hundred requests that all run into their own limits.
 const LIMIT: Duration = Duration::from_secs(120);
-/// More than this from one command is not a report any more.
-const MOST_OUTPUT: u64 = 16 << 20;
+/// The most that one command may print: the dump of a proxy in a large mesh has tens of MiB.
+const MOST_OUTPUT: u64 = 256 << 20;
 
 /// Where a command runs.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub enum ExecError {
     Read { cluster: String, pod: String, source: std::io::Error },
     #[error("cluster {cluster}: `{command}` in pod {pod} did not end within {seconds} s")]
     TooLong { cluster: String, pod: String, command: String, seconds: u64 },
+    #[error("cluster {cluster}: `{command}` in pod {pod} printed more than {} MiB", MOST_OUTPUT >> 20)]
+    TooMuch { cluster: String, pod: String, command: String },
     #[error("cluster {cluster}: `{command}` in pod {pod} failed: {message}")]
     Failed { cluster: String, pod: String, command: String, message: String },
 }
@@ -82,6 +84,13 @@ async fn run(
         source,
     };
     let (out, err) = (out.map_err(failed)?, err.map_err(failed)?);
+    if out.len() as u64 >= MOST_OUTPUT {
+        return Err(ExecError::TooMuch {
+            cluster: cluster.name().to_owned(),
+            pod: place.pod.clone(),
+            command: command.join(" "),
+        });
+    }
     let ended = match status {
         Some(status) => status.await,
         None => None,

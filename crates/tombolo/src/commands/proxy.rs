@@ -40,8 +40,9 @@ enum ProxyCommand {
     },
 }
 
+/// How the data plane runs.
 #[derive(Debug, Args)]
-struct Run {
+pub struct Run {
     /// The DNS domain that completes short names.
     #[arg(long)]
     domain: Option<String>,
@@ -93,7 +94,7 @@ impl Logging {
 
 /// The options of istio-iptables.
 #[derive(Debug, Args)]
-struct Init {
+pub struct Init {
     /// The port that takes outbound traffic.
     #[arg(short = 'p', long = "envoy-port", default_value_t = 15001)]
     envoy_port: u16,
@@ -154,8 +155,9 @@ struct Init {
     logging: Logging,
 }
 
+/// How long to wait for the proxy.
 #[derive(Debug, Args)]
-struct Wait {
+pub struct Wait {
     /// What must answer.
     #[arg(long, default_value = "http://localhost:15021/healthz/ready")]
     url: String,
@@ -170,14 +172,10 @@ struct Wait {
 impl Proxy {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            ProxyCommand::Sidecar(run) => run.run(Role::Sidecar)?,
-            ProxyCommand::Router(run) => run.run(Role::Router)?,
+            ProxyCommand::Sidecar(run) => run.sidecar()?,
+            ProxyCommand::Router(run) => run.router()?,
             ProxyCommand::Init(init) => init.run()?,
-            ProxyCommand::Wait(wait) => super::block_on(async move {
-                let limit = Duration::from_secs(wait.timeout_seconds);
-                let every = Duration::from_millis(wait.period_millis);
-                Ok(wait::until_ready(&wait.url, limit, every).await?)
-            })?,
+            ProxyCommand::Wait(wait) => wait.run()?,
             ProxyCommand::Request { method, url } => {
                 let answer =
                     super::block_on(async move { Ok(wait::request(&method, &url).await?) })?;
@@ -195,7 +193,25 @@ fn environment() -> BTreeMap<String, String> {
     std::env::vars_os().filter_map(text).collect()
 }
 
+impl Wait {
+    pub fn run(self) -> anyhow::Result<()> {
+        super::block_on(async move {
+            let limit = Duration::from_secs(self.timeout_seconds);
+            let every = Duration::from_millis(self.period_millis);
+            Ok(wait::until_ready(&self.url, limit, every).await?)
+        })
+    }
+}
+
 impl Run {
+    pub fn sidecar(self) -> anyhow::Result<()> {
+        self.run(Role::Sidecar)
+    }
+
+    pub fn router(self) -> anyhow::Result<()> {
+        self.run(Role::Router)
+    }
+
     fn run(self, role: Role) -> anyhow::Result<()> {
         self.logging.start();
         let settings = Settings::read(role, self.domain, &environment(), Path::new("/"))?;
@@ -204,7 +220,13 @@ impl Run {
 }
 
 impl Init {
-    fn run(self) -> anyhow::Result<()> {
+    /// The same, but the rules are taken away.
+    pub fn cleaning(mut self) -> Self {
+        self.cleanup_only = true;
+        self
+    }
+
+    pub fn run(self) -> anyhow::Result<()> {
         self.logging.start();
         let environment = environment();
         let variable = |name: &str| environment.get(name).map_or("", String::as_str);

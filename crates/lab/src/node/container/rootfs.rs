@@ -102,6 +102,11 @@ fn programs(room: &Room) -> Result<(), BecomeError> {
     let here = "/usr/local/bin/tombolo";
     File::create(here).doing(format!("make {here}"))?;
     bind(&below(OLD, &room.tombolo), Path::new(here))?;
+    // The names by which scripts call it in containers of Istio's images.
+    for name in ["pilot-agent", "pilot-discovery"] {
+        let link = Path::new("/usr/local/bin").join(name);
+        symlink("tombolo", &link).doing(format!("link {}", link.display()))?;
+    }
     read_only(here)
 }
 
