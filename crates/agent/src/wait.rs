@@ -53,7 +53,9 @@ pub async fn request_with(method: &str, url: &str, body: String) -> Result<Strin
         .header(http::header::HOST, authority)
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| failed(error.into()))?;
-    let exchange = async {
+    // The sender goes when the answer is there, which ends the connection: it would be kept open
+    // for more requests.
+    let exchange = async move {
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
@@ -85,5 +87,35 @@ pub async fn until_ready(url: &str, limit: Duration, every: Duration) -> Result<
             return Err(Error::Timeout { url: url.to_owned(), limit, last: error });
         }
         tokio::time::sleep(every).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_returned_although_the_server_keeps_the_connection_open() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/logging?level=info", server.local_addr().unwrap());
+        let serve = async {
+            let (mut stream, _) = server.accept().await.unwrap();
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"hello") {
+                assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes").await.unwrap();
+            // Until the client closes.
+            assert_eq!(stream.read_buf(&mut seen).await.unwrap(), 0);
+            String::from_utf8(seen).unwrap()
+        };
+        let both = async { tokio::join!(request_with("POST", &url, "hello".to_owned()), serve) };
+        let both = tokio::time::timeout(Duration::from_secs(10), both).await;
+        let (answer, seen) = both.expect("the request ends");
+        assert_eq!(answer.unwrap(), "yes");
+        assert!(seen.starts_with("POST /logging?level=info HTTP/1.1\r\n"), "{seen}");
     }
 }

@@ -41,7 +41,9 @@ fn shared(argument: &OsString) -> Option<usize> {
     let text = argument.to_str()?;
     let name = text.split_once('=').map_or(text, |(name, _)| name);
     if !SHARED.contains(&name) {
-        return None;
+        // A short flag may have its value in the same word.
+        let short = text.get(..2).filter(|_| !text.starts_with("--"))?;
+        return SHARED.contains(&short).then_some(1);
     }
     let alone = name.len() < text.len() || name == "--log_as_json";
     Some(if alone { 1 } else { 2 })
@@ -107,6 +109,7 @@ mod tests {
         for (given, want) in [
             ("istioctl --context=a install -y -f -", "istioctl install -y -f - --context=a"),
             ("istioctl --context a -n b pc all x", "istioctl pc all x --context a -n b"),
+            ("istioctl -nsample -i=b pc l p", "istioctl pc l p -nsample -i=b"),
             ("istioctl --log_as_json version", "istioctl version --log_as_json"),
             ("istioctl -i b x -- y --context c", "istioctl x -i b -- y --context c"),
             ("istioctl install --context a", "istioctl install --context a"),

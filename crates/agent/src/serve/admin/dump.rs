@@ -135,9 +135,13 @@ fn dynamic(status: &Status, kind: Kind, names: Option<&Regex>) -> Vec<Value> {
         if !fits(names, &name) {
             continue;
         }
+        let mut message = shown(kind, accepted.bytes);
+        if kind == Kind::Endpoints {
+            tell_health(&mut message);
+        }
         let mut entry = json!({
             "versionInfo": accepted.version,
-            field: shown(kind, accepted.bytes),
+            field: message,
             "lastUpdated": timestamp(accepted.since),
         });
         if let Some(rejected) = failed.remove(&name) {
@@ -147,6 +151,23 @@ fn dynamic(status: &Status, kind: Kind, names: Option<&Regex>) -> Vec<Value> {
     }
     all.extend(failed.values().map(|rejected| json!({"errorState": error_state(rejected)})));
     all
+}
+
+/// What discovery says nothing about counts as healthy, and Envoy's dump says so.
+fn tell_health(assignment: &mut Value) {
+    let list = |value: &mut Value, name: &str| match value.get_mut(name) {
+        Some(Value::Array(items)) => std::mem::take(items),
+        _ => Vec::new(),
+    };
+    let mut groups = list(assignment, "endpoints");
+    for group in &mut groups {
+        let mut endpoints = list(group, "lbEndpoints");
+        for endpoint in endpoints.iter_mut().filter(|it| it.get("healthStatus").is_none()) {
+            endpoint["healthStatus"] = "HEALTHY".into();
+        }
+        group["lbEndpoints"] = endpoints.into();
+    }
+    assignment["endpoints"] = groups.into();
 }
 
 fn listeners(status: &Status, names: Option<&Regex>) -> Vec<Value> {
@@ -305,6 +326,17 @@ mod tests {
         let kept = masked(section.clone(), &["name", "active_state.x"]);
         assert_eq!(kept, json!({"@type": "t", "name": "a", "active_state": {"x": 1}}));
         assert!(!has_content(&masked(section, &["bogus"])));
+    }
+
+    #[test]
+    fn endpoints_of_unknown_health_are_told_to_be_healthy() {
+        let mut assignment = json!({"endpoints": [
+            {"lbEndpoints": [{"endpoint": {}}, {"healthStatus": "DRAINING"}]},
+        ]});
+        tell_health(&mut assignment);
+        let endpoints = &assignment["endpoints"][0]["lbEndpoints"];
+        assert_eq!(endpoints[0], json!({"endpoint": {}, "healthStatus": "HEALTHY"}));
+        assert_eq!(endpoints[1], json!({"healthStatus": "DRAINING"}));
     }
 
     #[test]
