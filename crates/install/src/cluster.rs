@@ -175,6 +175,18 @@ impl Cluster {
         self.patch(object, &PatchParams::apply(FIELD_MANAGER).force()).await
     }
 
+    /// Applies an object as [`Cluster::apply`] does, under another field manager's name.
+    ///
+    /// # Errors
+    /// As [`Cluster::apply`].
+    pub async fn apply_as(
+        &self,
+        manager: &str,
+        object: &Object,
+    ) -> Result<DynamicObject, CallError> {
+        self.patch(object, &PatchParams::apply(manager).force()).await
+    }
+
     /// What applying an object would make of it.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ pub mod operator;
 pub mod plan;
 pub mod progress;
 pub mod remote_secret;
+pub mod removal;
 pub mod render;
 pub mod root_ca;
 pub mod sample;

@@ -3,7 +3,7 @@
 //!
 //! Every step can be repeated: an interrupted run is finished by running it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::{try_join, try_join_all};
@@ -17,6 +17,7 @@ use crate::object::{ManifestError, Object, read_manifest};
 use crate::operator::{Operator, OperatorError, Source};
 use crate::progress::Progress;
 use crate::remote_secret::{self, RemoteSecretError};
+use crate::removal;
 use crate::render::{Component, render};
 use crate::topology::{ClusterPlan, plans};
 use crate::trust::{Authority, TrustError};
@@ -106,12 +107,13 @@ impl<'a> Mesh<'a> {
         Ok(&self.access(&plan.name)?.cluster)
     }
 
-    /// Installs everything.
+    /// Installs everything and removes what the file no longer asks for; returns what was removed,
+    /// by cluster.
     ///
     /// # Errors
     /// At the first step that fails, naming cluster and object. What is done stays; running again
     /// goes on.
-    pub async fn apply(&self) -> Result<(), MeshError> {
+    pub async fn apply(&self) -> Result<BTreeMap<String, Vec<String>>, MeshError> {
         try_join_all(self.plans.iter().map(|plan| self.prepare(plan))).await?;
         let primaries = || self.plans.iter().filter(|plan| plan.is_primary());
         let remotes = || self.plans.iter().filter(|plan| !plan.is_primary());
@@ -122,13 +124,31 @@ impl<'a> Mesh<'a> {
         try_join_all(remotes().map(|plan| self.remote(plan))).await?;
         try_join_all(self.plans.iter().map(|plan| self.watch_others(plan))).await?;
         try_join_all(remotes().map(|plan| self.remote_gateway(plan))).await?;
-        Ok(())
+        let removed = try_join_all(self.plans.iter().map(|plan| self.tidy(plan))).await?;
+        Ok(removed.into_iter().filter(|(_, removed)| !removed.is_empty()).collect())
+    }
+
+    /// Removes what a cluster has of this mesh and its file no longer asks for.
+    async fn tidy(&self, plan: &ClusterPlan) -> Result<(String, Vec<String>), MeshError> {
+        let cluster = self.cluster(plan)?;
+        let wanted = crate::plan::objects(self.file, plan, &self.plans, self.access).await?;
+        let wanted: BTreeSet<String> = wanted.iter().map(Object::reference).collect();
+        let mut removed = Vec::new();
+        for object in removal::superfluous(cluster, self.file, plan, &wanted).await? {
+            let step = self.progress.step(&plan.name, &format!("remove {}", object.reference()));
+            if cluster.delete(&object).await? {
+                removed.push(object.reference());
+            }
+            step.done("");
+        }
+        Ok((plan.name.clone(), removed))
     }
 
     /// Namespace with its facts, and the signing material.
     async fn prepare(&self, plan: &ClusterPlan) -> Result<(), MeshError> {
         let step = self.progress.step(&plan.name, "prepare istio-system");
         let cluster = self.cluster(plan)?;
+        removal::make_namespace(cluster, &self.file.name).await?;
         cluster.apply(&system_namespace(plan)).await?;
         if plan.plugged_in_ca
             && let Some(secret) = self.authority.cacerts(&plan.name)
@@ -199,14 +219,7 @@ impl<'a> Mesh<'a> {
         for other in &plan.watches {
             let step = self.progress.step(&plan.name, &format!("watch {other}"));
             let Access { cluster: watched, server } = self.access(other)?;
-            let request = remote_secret::Request {
-                name: other.clone(),
-                namespace: NAMESPACE.to_owned(),
-                service_account: crate::render::READER.to_owned(),
-                server: server.clone(),
-                kind: remote_secret::Type::Remote,
-            };
-            let secret = remote_secret::create(watched, &request).await?;
+            let secret = remote_secret::create(watched, &link(other, server)).await?;
             cluster.apply(&secret).await?;
             step.done("");
         }
@@ -234,6 +247,32 @@ impl<'a> Mesh<'a> {
         Ok(())
     }
 }
+
+/// The remote secret by which another cluster's control plane watches `cluster`.
+pub(crate) fn link(cluster: &str, server: &str) -> remote_secret::Request {
+    remote_secret::Request {
+        name: cluster.to_owned(),
+        namespace: NAMESPACE.to_owned(),
+        service_account: crate::render::READER.to_owned(),
+        server: server.to_owned(),
+        kind: remote_secret::Type::Remote,
+    }
+}
+
+/// The secret that holds the token of whoever watches a cluster.
+pub(crate) fn reader_token() -> String {
+    remote_secret::token_secret(crate::render::READER)
+}
+
+/// A secret of the control plane's namespace, by name only.
+pub(crate) fn secret(name: &str) -> Object {
+    Object::new(json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE},
+    }))
+}
+
+/// The manifests by which gateways let others in.
+pub(crate) const EXPOSURES: [&str; 2] = [EXPOSE_ISTIOD, EXPOSE_SERVICES];
 
 /// The manifests by which a cluster's gateway lets others in.
 pub(crate) fn exposures(plan: &ClusterPlan) -> impl Iterator<Item = &'static str> {

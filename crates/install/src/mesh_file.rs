@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -72,7 +72,8 @@ pub struct LabCluster {
     pub pod_subnet: IpNet,
     pub service_subnet: IpNet,
     pub load_balancer_pool: AddressRange,
-    pub api_server: ApiServer,
+    /// Which API server it runs; where the file leaves it open, whoever makes the cluster chooses.
+    pub api_server: Option<ApiServer>,
 }
 
 /// An inclusive range of addresses.
@@ -83,9 +84,8 @@ pub struct AddressRange {
 }
 
 /// Which API server a lab cluster runs.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 pub enum ApiServer {
-    #[default]
     Embedded,
     /// Real etcd, kube-apiserver and kube-controller-manager from `KUBEBUILDER_ASSETS`.
     Kubernetes,
@@ -96,7 +96,7 @@ pub enum ApiServer {
 #[serde(deny_unknown_fields)]
 pub struct KubeconfigContext {
     pub context: String,
-    /// The kubeconfig file; by default the one kubectl would use.
+    /// The kubeconfig file, relative to the mesh file; by default the one kubectl would use.
     pub file: Option<PathBuf>,
 }
 
@@ -140,7 +140,8 @@ impl Problem {
 }
 
 impl MeshFile {
-    /// Reads a mesh file. `file` is its name for messages.
+    /// Reads a mesh file. `file` is its path, which messages name and which the paths in it are
+    /// relative to.
     ///
     /// # Errors
     /// With every mistake that was found, not only the first, where the document parses at all.
@@ -155,8 +156,26 @@ impl MeshFile {
             };
             MeshFileError { file: file.to_owned(), problems: vec![problem] }
         })?;
-        validate::check(document)
-            .map_err(|problems| MeshFileError { file: file.to_owned(), problems })
+        let mut mesh = validate::check(document)
+            .map_err(|problems| MeshFileError { file: file.to_owned(), problems })?;
+        mesh.resolve(Path::new(file).parent().unwrap_or(Path::new("")));
+        Ok(mesh)
+    }
+
+    /// Makes the paths of the file relative to its folder.
+    fn resolve(&mut self, folder: &Path) {
+        let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
+        if let RootCa::Files { certificate, key } = &mut self.root_ca {
+            resolve(certificate);
+            resolve(key);
+        }
+        for cluster in &mut self.clusters {
+            if let Location::Kubeconfig(KubeconfigContext { file: Some(file), .. }) =
+                &mut cluster.location
+            {
+                resolve(file);
+            }
+        }
     }
 
     /// The cluster of that name.
@@ -233,8 +252,7 @@ struct RawLab {
     pod_subnet: Spanned<String>,
     service_subnet: Spanned<String>,
     load_balancer_pool: Spanned<String>,
-    #[serde(default)]
-    api_server: ApiServer,
+    api_server: Option<ApiServer>,
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::future::try_join_all;
 use kube::api::DynamicObject;
 use serde::Serialize;
@@ -12,10 +14,11 @@ use serde_json::Value;
 use similar::TextDiff;
 
 use crate::cluster::{CallError, Cluster};
-use crate::install;
 use crate::mesh::{self, Access, MeshError, NAMESPACE};
 use crate::mesh_file::{MeshFile, Role};
 use crate::object::{Object, read_manifest};
+use crate::remote_secret;
+use crate::removal;
 use crate::render::render;
 use crate::topology::{ClusterPlan, plans};
 
@@ -75,16 +78,17 @@ impl Plan {
 pub async fn plan(file: &MeshFile, access: &BTreeMap<String, Access>) -> Result<Plan, MeshError> {
     let plans = plans(file);
     let clusters =
-        try_join_all(plans.iter().map(|plan| cluster_changes(file, plan, access))).await?;
+        try_join_all(plans.iter().map(|plan| cluster_changes(file, plan, &plans, access))).await?;
     Ok(Plan { mesh: file.name.clone(), clusters })
 }
 
 async fn cluster_changes(
     file: &MeshFile,
     plan: &ClusterPlan,
+    all: &[ClusterPlan],
     access: &BTreeMap<String, Access>,
 ) -> Result<ClusterChanges, MeshError> {
-    let objects = objects(file, plan, access).await?;
+    let objects = objects(file, plan, all, access).await?;
     let Some(Access { cluster, .. }) = access.get(&plan.name) else {
         let create = |object: &Object| Change {
             object: object.reference(),
@@ -95,25 +99,25 @@ async fn cluster_changes(
         return Ok(ClusterChanges { name: plan.name.clone(), create: true, changes });
     };
     let mut changes = try_join_all(objects.iter().map(|object| change(cluster, object))).await?;
-    let rendered: BTreeSet<String> = objects.iter().map(Object::reference).collect();
-    for operator in [mesh::operator(file, plan, None)?, mesh::gateway_operator(plan)?] {
-        for gone in install::owned(cluster, &operator).await? {
-            if !rendered.contains(&gone.reference()) {
-                changes.push(Change {
-                    object: gone.reference(),
-                    action: Action::Remove,
-                    diff: String::new(),
-                });
-            }
-        }
+    let wanted: BTreeSet<String> = objects.iter().map(Object::reference).collect();
+    for gone in removal::superfluous(cluster, file, plan, &wanted).await? {
+        changes.push(Change {
+            object: gone.reference(),
+            action: Action::Remove,
+            diff: String::new(),
+        });
     }
     Ok(ClusterChanges { name: plan.name.clone(), create: false, changes })
 }
 
 /// Everything that applying the mesh file writes to a cluster.
-async fn objects(
+///
+/// # Errors
+/// When a cluster that decides about another's objects cannot be asked.
+pub(crate) async fn objects(
     file: &MeshFile,
     plan: &ClusterPlan,
+    all: &[ClusterPlan],
     access: &BTreeMap<String, Access>,
 ) -> Result<Vec<Object>, MeshError> {
     let discovery = match &plan.role {
@@ -137,16 +141,21 @@ async fn objects(
             objects.push(object);
         }
     }
-    let secret = |name: &str| {
-        Object::new(serde_json::json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE},
-        }))
-    };
     if plan.plugged_in_ca {
-        objects.push(secret("cacerts"));
+        objects.push(mesh::secret("cacerts"));
     }
-    objects
-        .extend(plan.watches.iter().map(|other| secret(&format!("istio-remote-secret-{other}"))));
+    if all.iter().any(|other| other.watches.contains(&plan.name)) {
+        objects.push(mesh::secret(&mesh::reader_token()));
+    }
+    for other in &plan.watches {
+        let made = match access.get(other) {
+            Some(Access { cluster, server }) => {
+                remote_secret::existing(cluster, &mesh::link(other, server)).await?
+            }
+            None => None,
+        };
+        objects.push(made.unwrap_or_else(|| mesh::secret(&format!("istio-remote-secret-{other}"))));
+    }
     Ok(objects)
 }
 
@@ -170,9 +179,11 @@ async fn change(cluster: &Cluster, object: &Object) -> Result<Change, CallError>
     let Some(live) = cluster.get(object).await? else {
         return Ok(Change { object: reference, action: Action::Create, diff: String::new() });
     };
-    // Secrets are made by their own steps; that they are there is all a plan may look at.
+    // Secrets are made by their own steps. Of one whose content is known it is said whether it
+    // changes, but never what it holds.
     if object.kind() == "Secret" {
-        return Ok(Change { object: reference, action: Action::Keep, diff: String::new() });
+        let action = if holds(&live, object) { Action::Keep } else { Action::Change };
+        return Ok(Change { object: reference, action, diff: String::new() });
     }
     let applied = cluster.dry_run(object).await?;
     let (before, after) = (comparable(live), comparable(applied));
@@ -181,6 +192,15 @@ async fn change(cluster: &Cluster, object: &Object) -> Result<Change, CallError>
     }
     let diff = TextDiff::from_lines(&before, &after).unified_diff().context_radius(2).to_string();
     Ok(Change { object: reference, action: Action::Change, diff })
+}
+
+/// Whether a secret holds what is asked for, if that is known.
+fn holds(live: &DynamicObject, object: &Object) -> bool {
+    let wanted = object.value().get("stringData").and_then(Value::as_object);
+    wanted.into_iter().flatten().all(|(key, text)| {
+        let found = live.data.get("data").and_then(|data| data.get(key)).and_then(Value::as_str);
+        found == text.as_str().map(|text| BASE64.encode(text)).as_deref()
+    })
 }
 
 /// An object as YAML, without what differs between any two writes.

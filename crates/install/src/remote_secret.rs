@@ -92,6 +92,27 @@ pub async fn create(cluster: &Cluster, request: &Request) -> Result<Object, Remo
     Ok(render(request, &ca, &token))
 }
 
+/// The name of the secret that holds a service account's token, as Istio names it.
+pub fn token_secret(service_account: &str) -> String {
+    format!("{service_account}-istio-remote-secret-token")
+}
+
+/// The secret as [`create`] would make it of the token that is there; none where there is none.
+/// Nothing is written.
+///
+/// # Errors
+/// When the cluster cannot be asked.
+pub async fn existing(cluster: &Cluster, request: &Request) -> Result<Option<Object>, CallError> {
+    let secrets: Api<Secret> = cluster.namespaced(&request.namespace);
+    let name = token_secret(&request.service_account);
+    let found = secrets.get_opt(&name).await;
+    let found = found.map_err(|e| cluster.failed("get", format!("Secret/{name}"), e))?;
+    let data = found.and_then(|secret| secret.data).unwrap_or_default();
+    let text = |field: &str| data.get(field).and_then(|bytes| std::str::from_utf8(&bytes.0).ok());
+    let (Some(ca), Some(token)) = (text("ca.crt"), text("token")) else { return Ok(None) };
+    Ok(Some(render(request, ca.as_bytes(), token)))
+}
+
 /// The service account's CA bundle and token.
 async fn token(
     cluster: &Cluster,
@@ -109,7 +130,7 @@ async fn token(
             account: service_account.clone(),
         });
     }
-    let name = format!("{service_account}-istio-remote-secret-token");
+    let name = token_secret(service_account);
     let secret = Object::new(json!({
         "apiVersion": "v1",
         "kind": "Secret",

@@ -184,6 +184,22 @@ impl Lab {
         }
     }
 
+    /// Brings up a cluster that exists, whose creation may have been interrupted. Of a cluster that
+    /// is complete nothing changes.
+    ///
+    /// # Errors
+    /// When there is no such cluster, or it does not come up.
+    pub async fn complete(
+        &self,
+        name: &ClusterName,
+        options: &CreateOptions,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<ClusterState, LabError> {
+        let state = self.cluster(name).await?;
+        self.bring_up(&state, options, progress).await?;
+        self.cluster(name).await
+    }
+
     /// Asks for a cluster, of a new lab if the one that runs just ends with its last cluster.
     async fn ask_for_cluster(
         &self,

@@ -80,3 +80,16 @@ fn every_mistake_is_reported_not_only_the_first() {
     let fields: Vec<_> = error.problems.iter().map(|problem| problem.field.as_str()).collect();
     assert_eq!(fields, ["kind", "spec.clusters[0].lab.podSubnet", "spec.clusters[1].name"]);
 }
+
+#[test]
+fn paths_are_relative_to_the_mesh_file() {
+    let text = file(&[(
+        "clusters:",
+        "trust: {rootCA: {Files: {certificate: ca.pem, key: /k.pem}}}\n  clusters:",
+    )]);
+    let mesh = MeshFile::parse("some/where/mesh.yaml", &text).unwrap();
+    assert_eq!(
+        mesh.root_ca,
+        RootCa::Files { certificate: "some/where/ca.pem".into(), key: "/k.pem".into() }
+    );
+}

@@ -24,8 +24,13 @@ use super::lab::settings::{lab as client, user_kubeconfig};
 /// How long nodes may take to be ready for pods.
 const NODES_READY: Duration = Duration::from_secs(60);
 
-/// The description of a lab cluster that a mesh file's entry amounts to.
-fn spec(name: &str, cluster: &LabCluster) -> anyhow::Result<ClusterSpec> {
+/// The description of a lab cluster that a mesh file's entry amounts to. `api_server` is for
+/// clusters whose entry leaves it open.
+fn spec(
+    name: &str,
+    cluster: &LabCluster,
+    api_server: ApiServerKind,
+) -> anyhow::Result<ClusterSpec> {
     let v4 = |net: IpNet| match net {
         IpNet::V4(net) => Ok(net),
         IpNet::V6(net) => {
@@ -39,22 +44,21 @@ fn spec(name: &str, cluster: &LabCluster) -> anyhow::Result<ClusterSpec> {
         load_balancer_pool: Some(cluster.load_balancer_pool.to_string().parse()?),
         nodes: vec![NodeRole::ControlPlane],
         api_server: match cluster.api_server {
-            ApiServer::Embedded => ApiServerKind::Embedded,
-            ApiServer::Kubernetes => ApiServerKind::Kubernetes,
+            None => api_server,
+            Some(ApiServer::Embedded) => ApiServerKind::Embedded,
+            Some(ApiServer::Kubernetes) => ApiServerKind::Kubernetes,
         },
         api_server_address: std::net::Ipv4Addr::LOCALHOST.into(),
         api_server_port: 0,
     })
 }
 
-/// The lab clusters of a mesh file with their descriptions.
-fn wanted(file: &MeshFile) -> anyhow::Result<Vec<ClusterSpec>> {
+/// The names of the lab clusters of a mesh file.
+fn names(file: &MeshFile) -> anyhow::Result<Vec<ClusterName>> {
     file.clusters
         .iter()
-        .filter_map(|cluster| match &cluster.location {
-            Location::Lab(lab) => Some(spec(&cluster.name, lab)),
-            Location::Kubeconfig(_) => None,
-        })
+        .filter(|cluster| matches!(cluster.location, Location::Lab(_)))
+        .map(|cluster| Ok(cluster.name.parse()?))
         .collect()
 }
 
@@ -80,21 +84,28 @@ async fn access(lab: &Lab, state: &ClusterState) -> anyhow::Result<Access> {
 }
 
 /// Makes the lab clusters of a mesh file that do not run yet, all at once, and joins those of one
-/// network.
-pub async fn make(file: &MeshFile, progress: &Progress) -> anyhow::Result<()> {
+/// network. `api_server` is for clusters whose entry leaves it open.
+pub async fn make(
+    file: &MeshFile,
+    api_server: ApiServerKind,
+    progress: &Progress,
+) -> anyhow::Result<()> {
     let lab = client()?;
-    let specs = wanted(file)?;
+    let specs = file.clusters.iter().filter_map(|cluster| match &cluster.location {
+        Location::Lab(lab) => Some(spec(&cluster.name, lab, api_server)),
+        Location::Kubeconfig(_) => None,
+    });
+    let specs = specs.collect::<anyhow::Result<Vec<_>>>()?;
     // Everything that can be found wrong is found before anything is made.
     for spec in &specs {
         lab.check(spec)?;
     }
     let there: BTreeMap<_, _> =
         lab.clusters().await?.into_iter().map(|state| (state.name().clone(), state)).collect();
-    let mut missing = Vec::new();
-    for spec in specs {
+    for spec in &specs {
         match there.get(&spec.name) {
-            None => missing.push(spec),
-            Some(state) if same(&state.spec, &spec) => (),
+            None => (),
+            Some(state) if same(&state.spec, spec) => (),
             Some(_) => bail!(
                 "lab cluster {} runs with other subnets, pool or API server than the mesh file says; remove it (`tombolo lab delete --name {}`) or change the file",
                 spec.name,
@@ -104,9 +115,10 @@ pub async fn make(file: &MeshFile, progress: &Progress) -> anyhow::Result<()> {
     }
     let kubeconfig = user_kubeconfig(None)?.target().map(Path::to_owned);
     let options = CreateOptions { kubeconfig, wait: NODES_READY, retain: false };
-    futures::future::try_join_all(
-        missing.iter().map(|spec| create(&lab, spec, &options, progress)),
-    )
+    futures::future::try_join_all(specs.iter().map(|spec| {
+        let there = there.contains_key(&spec.name);
+        create(&lab, spec, there, &options, progress)
+    }))
     .await?;
     join(&lab, file).await
 }
@@ -119,20 +131,31 @@ fn same(there: &ClusterSpec, wanted: &ClusterSpec) -> bool {
         && there.api_server == wanted.api_server
 }
 
+/// Makes a cluster, or brings up one that is there: whoever made it may have been interrupted.
 async fn create(
     lab: &Lab,
     spec: &ClusterSpec,
+    there: bool,
     options: &CreateOptions,
     progress: &Progress,
 ) -> anyhow::Result<()> {
-    let step = progress.step(spec.name.as_str(), "make the lab cluster");
+    let action = match spec.api_server {
+        ApiServerKind::Embedded => "make the lab cluster",
+        ApiServerKind::Kubernetes => "make the lab cluster with a real kube-apiserver",
+    };
+    let step = progress.step(spec.name.as_str(), action);
     let told = |news: lab::Progress| match news {
         lab::Progress::Note(note) => progress.say(&note),
         lab::Progress::Begin(part) => step.waits_for(&format!("{part:?}")),
         lab::Progress::Done(_) => (),
     };
-    lab.create(spec, options, &told).await?;
-    step.done("");
+    if there {
+        lab.complete(&spec.name, options, &told).await?;
+        step.done("it was there");
+    } else {
+        lab.create(spec, options, &told).await?;
+        step.done("");
+    }
     Ok(())
 }
 
@@ -155,14 +178,14 @@ async fn join(lab: &Lab, file: &MeshFile) -> anyhow::Result<()> {
 pub async fn remove(file: &MeshFile, progress: &Progress) -> anyhow::Result<()> {
     let lab = client()?;
     let files = user_kubeconfig(None)?.all().to_vec();
-    for spec in wanted(file)? {
-        match lab.cluster(&spec.name).await {
+    for name in names(file)? {
+        match lab.cluster(&name).await {
             Ok(_) => (),
             Err(LabError::NoCluster(_)) => continue,
             Err(error) => return Err(error.into()),
         }
-        let step = progress.step(spec.name.as_str(), "remove the lab cluster");
-        lab.delete(&spec.name, &files).await?;
+        let step = progress.step(name.as_str(), "remove the lab cluster");
+        lab.delete(&name, &files).await?;
         step.done("");
     }
     Ok(())
@@ -186,14 +209,14 @@ struct Watcher {
 /// Watches the bridge side of every lab node of a mesh for `canary`. Nothing, where no cluster is
 /// a lab cluster.
 pub async fn capture(file: &MeshFile, canary: &str) -> anyhow::Result<Option<Watch>> {
-    let specs = wanted(file)?;
-    if specs.is_empty() {
+    let names = names(file)?;
+    if names.is_empty() {
         return Ok(None);
     }
     let lab = client()?;
     let mut watchers = Vec::new();
-    for spec in specs {
-        for node in lab.cluster(&spec.name).await?.nodes {
+    for name in names {
+        for node in lab.cluster(&name).await?.nodes {
             watchers.push(watcher(&lab, node.name, canary).await?);
         }
     }

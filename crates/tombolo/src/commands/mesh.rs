@@ -7,12 +7,14 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use serde_json::json;
 use tombolo_install::cluster::Cluster;
 use tombolo_install::install;
 use tombolo_install::mesh::{Access, Mesh};
-use tombolo_install::mesh_file::{Location, MeshFile};
+use tombolo_install::mesh_file::{Location, MeshFile, Role};
 use tombolo_install::plan::{self, Action, Plan};
 use tombolo_install::progress::Progress;
+use tombolo_install::removal::{self, Removed};
 use tombolo_install::topology::plans;
 use tombolo_install::trust::Authority;
 use tombolo_install::verify::{self, Member, Report, Target};
@@ -191,25 +193,28 @@ impl ApplyCommand {
                     self.file.filename.display()
                 );
             }
-            make(&file, &access, &progress).await?;
-            if let Some(format) = self.file.output {
-                print(format, &serde_json::json!({"mesh": file.name, "ok": true}))?;
+            let removed = make(&file, &access, &progress).await?;
+            match self.file.output {
+                Some(format) => {
+                    let result = json!({"mesh": file.name, "ok": true, "removed": removed});
+                    print(format, &result)?;
+                }
+                None => output::line(format_args!("mesh {}: applied", file.name)),
             }
             Ok(ExitCode::SUCCESS)
         })
     }
 }
 
-/// Installs the mesh on clusters that can be called.
+/// Installs the mesh on clusters that can be called; returns what was removed, by cluster.
 pub async fn make(
     file: &MeshFile,
     access: &BTreeMap<String, Access>,
     progress: &Progress,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
     let authority =
         Authority::prepare(file, &plans(file), access, &trust_folder(file)?, progress).await?;
-    Mesh::new(file, access, &authority, progress)?.apply().await?;
-    Ok(())
+    Ok(Mesh::new(file, access, &authority, progress)?.apply().await?)
 }
 
 impl DestroyCommand {
@@ -221,15 +226,45 @@ impl DestroyCommand {
                 let names: Vec<_> = access.keys().map(String::as_str).collect();
                 bail!("this removes mesh {} from {}; say -y to do it", file.name, names.join(", "));
             }
-            let progress = Progress::new();
-            for (name, access) in &access {
-                let step = progress.step(name, "remove the mesh");
-                let removed = install::uninstall(&access.cluster, None, false).await?;
-                step.done(&format!("{} objects", removed.len()));
+            let removed = unmake(&file, &access, &Progress::new()).await?;
+            match self.file.output {
+                Some(format) => {
+                    print(format, &json!({"mesh": file.name, "ok": true, "clusters": removed}))?;
+                }
+                None => output::line(format_args!("mesh {}: removed", file.name)),
             }
             Ok(ExitCode::SUCCESS)
         })
     }
+}
+
+/// Removes a mesh from clusters that can be called: primaries first, because their control planes
+/// write into the clusters of their remotes.
+async fn unmake(
+    file: &MeshFile,
+    access: &BTreeMap<String, Access>,
+    progress: &Progress,
+) -> anyhow::Result<BTreeMap<String, Removed>> {
+    let (primaries, remotes): (Vec<_>, Vec<_>) =
+        file.clusters.iter().partition(|cluster| cluster.role == Role::Primary);
+    let mut all = BTreeMap::new();
+    for group in [primaries, remotes] {
+        let reachable = group.iter().filter_map(|cluster| access.get_key_value(&cluster.name));
+        let removing = reachable.map(|(name, access)| async move {
+            let step = progress.step(name, "remove the mesh");
+            let removed = removal::destroy(&access.cluster, install::READINESS_LIMIT).await?;
+            step.done(&format!("{} objects", removed.removed.len()));
+            if !removed.in_use.is_empty() {
+                progress.say(&format!(
+                    "note: cluster {name}: Istio's definitions stay, because these use them: {}",
+                    removed.in_use.join(", ")
+                ));
+            }
+            anyhow::Ok((name.clone(), removed))
+        });
+        all.extend(futures::future::try_join_all(removing).await?);
+    }
+    Ok(all)
 }
 
 impl VerifyCommand {

@@ -9,6 +9,7 @@ use tombolo_install::mesh_file::MeshFile;
 use tombolo_install::progress::Progress;
 use tombolo_install::sample;
 use tombolo_install::verify::Report;
+use tombolo_lab::spec::ApiServerKind;
 use tombolo_runtime::shutdown::asked_to_stop;
 
 use super::lab_mesh;
@@ -30,6 +31,10 @@ pub struct UpCommand {
     /// Leave what was made when a step fails, for a look; `tombolo down` removes it.
     #[arg(long)]
     keep: bool,
+    /// Which program serves the API of lab clusters whose entry in the file does not say:
+    /// `embedded`, or `kubernetes` for the real one.
+    #[arg(long, env = "TOMBOLO_LAB_API_SERVER", default_value = "embedded")]
+    api_server: ApiServerKind,
     /// Requests per client cluster and service.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(20..=10_000))]
     requests: u32,
@@ -61,7 +66,7 @@ impl UpCommand {
         let file = mesh_file(self.file.as_ref())?;
         let progress = Progress::new();
         let outcome = tokio::select! {
-            outcome = bring_up(&file, self.requests, &progress) => outcome,
+            outcome = self.bring_up(&file, &progress) => outcome,
             asked = asked_to_stop() => asked.map_err(Into::into).and_then(|()| anyhow::bail!("interrupted")),
         };
         let report = match outcome {
@@ -87,18 +92,18 @@ impl UpCommand {
         lab_mesh::remove(&file, &progress).await?;
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
-}
 
-async fn bring_up(file: &MeshFile, requests: u32, progress: &Progress) -> anyhow::Result<Report> {
-    lab_mesh::make(file, progress).await?;
-    let access = access(file).await?;
-    make(file, &access, progress).await?;
-    let sample = file.clusters.iter().enumerate().filter_map(|(index, cluster)| {
-        let access = access.get(&cluster.name)?;
-        Some(sample::deploy(&access.cluster, index, READINESS_LIMIT, progress))
-    });
-    futures::future::try_join_all(sample).await?;
-    verify_mesh(file, &access, requests, sample::NAMESPACE, progress).await
+    async fn bring_up(&self, file: &MeshFile, progress: &Progress) -> anyhow::Result<Report> {
+        lab_mesh::make(file, self.api_server, progress).await?;
+        let access = access(file).await?;
+        make(file, &access, progress).await?;
+        let sample = file.clusters.iter().enumerate().filter_map(|(index, cluster)| {
+            let access = access.get(&cluster.name)?;
+            Some(sample::deploy(&access.cluster, index, READINESS_LIMIT, progress))
+        });
+        futures::future::try_join_all(sample).await?;
+        verify_mesh(file, &access, self.requests, sample::NAMESPACE, progress).await
+    }
 }
 
 /// Where to look next.
