@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,13 +20,15 @@ const MODELS: &[&str] = &[
 /// How long a model may take before it counts as hung.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Brings each model up, and prints the time from start to verified and the resident memory of
-/// every process of the lab at that moment.
+/// Brings each model up, and prints the time from start to verified and the memory of every
+/// process of the lab at that moment.
+#[expect(clippy::print_stdout, reason = "figures are this program's result")]
 pub(crate) fn up(models: &[&str]) -> anyhow::Result<()> {
     let status = Command::new("cargo")
         .args(["build", "--release", "--locked", "--bin", "tombolo"])
         .status()?;
     ensure!(status.success(), "the release build failed");
+    println!("{}", machine());
     let models = if models.is_empty() { MODELS } else { models };
     for model in models {
         let file = format!("examples/{model}.yaml");
@@ -36,11 +38,29 @@ pub(crate) fn up(models: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The machine in one line.
+fn machine() -> String {
+    let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let memory = field(&read("/proc/meminfo"), "MemTotal:").unwrap_or(0) / 1024;
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let processor = read("/proc/cpuinfo");
+    let processor = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let processor = processor.map_or("unknown processor", |(_, name)| name);
+    format!("machine: {cores} cores ({processor}), {memory} MiB, Linux {}", kernel.trim())
+}
+
 #[expect(clippy::print_stdout, reason = "figures are this program's result")]
 fn run(model: &str, file: &str) -> anyhow::Result<()> {
+    // A lab of its own, so that others on this machine are neither touched nor counted.
+    let folder = std::env::temp_dir().join(format!("tombolo-bench-{}", std::process::id()));
+    fs::create_dir_all(&folder).context("make a folder for the lab")?;
     let started = Instant::now();
     let mut child = Command::new("target/release/tombolo")
         .args(["up", file, "-o", "json"])
+        .env("TOMBOLO_LAB_DIR", folder.join("lab"))
+        .env("XDG_STATE_HOME", folder.join("state"))
+        .env("KUBECONFIG", folder.join("kubeconfig"))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .stdin(Stdio::null())
@@ -56,7 +76,7 @@ fn run(model: &str, file: &str) -> anyhow::Result<()> {
     let mut lines = BufReader::new(child.stdout.take().context("read the report")?).lines();
     let report = lines.next();
     let seconds = started.elapsed().as_secs_f64();
-    let memory = resident();
+    let memory = memory(&folder);
     Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status()
@@ -67,54 +87,99 @@ fn run(model: &str, file: &str) -> anyhow::Result<()> {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+    fs::remove_dir_all(&folder).context("remove the lab's folder")?;
     let Some(report) = report else {
         bail!("tombolo up {file} failed:\n{}", progress.join().unwrap_or_default());
     };
     let report: Value = serde_json::from_str(&report?).context("read the report")?;
-    println!("model {model}: verified {} after {seconds:.1} s", report["ok"]);
+    println!("\nmodel {model}: verified {} after {seconds:.1} s", report["ok"]);
+    println!("  {:24} {:>9}  resident MiB (proportional MiB), one by one", "role", "processes");
     for (role, mut sizes) in memory {
         sizes.sort_unstable();
-        let megabytes = |kib: &u64| {
-            format!("{:.1}", f64::from(u32::try_from(*kib).unwrap_or(u32::MAX)) / 1024.0)
-        };
-        let list: Vec<_> = sizes.iter().map(megabytes).collect();
-        println!("  {role:16} {:2} processes, resident MiB: {}", sizes.len(), list.join(" "));
+        let list: Vec<_> = sizes
+            .iter()
+            .map(|size| format!("{} ({})", mebibytes(size.resident), mebibytes(size.proportional)))
+            .collect();
+        println!("  {role:24} {:9}  {}", sizes.len(), list.join("  "));
     }
     Ok(())
 }
 
-/// Resident memory in KiB of every process of ours, by what it does.
-fn resident() -> BTreeMap<String, Vec<u64>> {
-    let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    let Ok(processes) = fs::read_dir("/proc") else { return found };
-    for process in processes.flatten() {
-        let folder = process.path();
-        let Ok(command) = fs::read(folder.join("cmdline")) else { continue };
-        let words: Vec<String> = command
-            .split(|byte| *byte == 0)
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect();
-        let Some(program) = words.first().filter(|word| word.ends_with("tombolo")) else {
-            continue;
-        };
-        if program.is_empty() {
-            continue;
-        }
-        let role = words
-            .iter()
-            .skip(1)
-            .take_while(|word| !word.starts_with('-'))
-            .take(2)
-            .cloned()
-            .collect::<Vec<_>>();
-        let Ok(status) = fs::read_to_string(folder.join("status")) else { continue };
-        let size = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok());
-        if let Some(size) = size {
-            found.entry(role.join(" ")).or_default().push(size);
+fn mebibytes(kibibytes: u64) -> String {
+    format!("{}.{}", kibibytes / 1024, kibibytes % 1024 * 10 / 1024)
+}
+
+/// What a process has in memory, in KiB. Pages that several processes share count whole for each
+/// as resident, and in shares as proportional.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Size {
+    resident: u64,
+    proportional: u64,
+}
+
+/// The memory of every process below the lab's first one, by what it does.
+fn memory(folder: &Path) -> BTreeMap<String, Vec<Size>> {
+    let mut found: BTreeMap<String, Vec<Size>> = BTreeMap::new();
+    let processes = processes();
+    let lab = folder.display().to_string();
+    let mut inside: Vec<u32> = processes
+        .iter()
+        .filter(|(_, process)| process.words.iter().any(|word| word == "--inside"))
+        .filter(|(_, process)| process.words.iter().any(|word| word.starts_with(&lab)))
+        .map(|(pid, _)| *pid)
+        .collect();
+    while let Some(pid) = inside.pop() {
+        inside.extend(processes.iter().filter(|(_, it)| it.parent == pid).map(|(pid, _)| *pid));
+        let Some(process) = processes.get(&pid) else { continue };
+        let rollup = fs::read_to_string(process.folder.join("smaps_rollup")).unwrap_or_default();
+        if let (Some(resident), Some(proportional)) = (field(&rollup, "Rss:"), field(&rollup, "Pss:")) {
+            found.entry(process.role()).or_default().push(Size { resident, proportional });
         }
     }
     found
+}
+
+struct Process {
+    folder: PathBuf,
+    parent: u32,
+    words: Vec<String>,
+}
+
+impl Process {
+    /// The subcommand of our own program, the name of any other.
+    fn role(&self) -> String {
+        let program = self.words.first().map_or("", |word| word.rsplit('/').next().unwrap_or(word));
+        if program != "tombolo" && program != "exe" {
+            return program.to_owned();
+        }
+        let words = self.words.iter().skip(1).take_while(|word| !word.starts_with('-')).take(2);
+        words.cloned().collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn processes() -> BTreeMap<u32, Process> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let folder = entry.path();
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
+        let Some(parent) = field(&status, "PPid:").and_then(|id| u32::try_from(id).ok()) else {
+            continue;
+        };
+        let words = fs::read(folder.join("cmdline")).unwrap_or_default();
+        let words = words
+            .split(|byte| *byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect();
+        found.insert(pid, Process { folder, parent, words });
+    }
+    found
+}
+
+/// The number after a name at the start of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_whitespace().next()?.parse().ok()
 }

@@ -31,6 +31,7 @@ const ROOTS: &str = "istio-ca-root-cert";
 
 /// What `destroy` did to a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Removed {
     /// The objects that are gone, in the order they went.
     pub removed: Vec<String>,

@@ -109,6 +109,17 @@ impl Authority {
     }
 }
 
+/// Checks that a root which the mesh file names can be used, before anything is touched.
+///
+/// # Errors
+/// When a file cannot be read, or the two are no certificate and key of an authority.
+pub fn check(source: &RootCa) -> Result<(), TrustError> {
+    match source {
+        RootCa::SelfSigned => Ok(()),
+        RootCa::Files { .. } => root(source, Path::new("")).map(drop),
+    }
+}
+
 /// The mesh's root: from the files that the mesh file names, or the one made before, or a new one.
 fn root(source: &RootCa, folder: &Path) -> Result<Root, TrustError> {
     let (certificate, key) = match source {

@@ -1,5 +1,5 @@
-//! The four models, end to end: `tombolo up FILE --exit -o json` makes the clusters, joins them,
-//! deploys the sample, and its report must hold.
+//! The four models, end to end, on embedded API servers and on real ones: `tombolo up FILE --exit
+//! -o json` makes the clusters, joins them, deploys the sample, and its report must hold.
 
 #![cfg(test)]
 
@@ -23,16 +23,55 @@ impl Run {
 
     /// The binary, in a lab, a home and a kubeconfig of its own.
     fn tombolo(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_tombolo"))
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tombolo"));
+        command
             .args(arguments)
             .env("TOMBOLO_LAB_DIR", self.folder.path().join("lab"))
             .env("XDG_STATE_HOME", self.folder.path().join("state"))
             .env("HOME", self.folder.path())
             .env("KUBECONFIG", self.folder.path().join("kubeconfig"))
-            .env_remove("TOMBOLO_LAB_API_SERVER")
-            .output()
-            .unwrap()
+            .env_remove("TOMBOLO_LAB_API_SERVER");
+        if let Some(programs) = kubernetes() {
+            command.env("KUBEBUILDER_ASSETS", programs);
+        }
+        command
     }
+}
+
+/// How a run says which API server its clusters have.
+#[derive(Clone, Copy, Debug)]
+enum ApiServer {
+    /// Not at all, which means the embedded one.
+    Unsaid,
+    /// A real one, by the mesh file's field.
+    RealByFile,
+    /// A real one, by the environment.
+    RealByEnvironment,
+}
+
+/// The folder of the real Kubernetes programs, if they are there.
+fn kubernetes() -> Option<PathBuf> {
+    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/kubernetes/bin");
+    assets.into_iter().chain([built]).find(|folder| folder.join("kube-apiserver").exists())
+}
+
+/// Whether a run can have its API server. Where it cannot, CI fails and others are told.
+fn has(api_server: ApiServer) -> bool {
+    if matches!(api_server, ApiServer::Unsaid) || kubernetes().is_some() {
+        return true;
+    }
+    assert_ne!(
+        std::env::var("CI").as_deref(),
+        Ok("true"),
+        "CI must have the Kubernetes programs: run tools/kubernetes/build"
+    );
+    eprintln!("left out: the model on a real kube-apiserver (set KUBEBUILDER_ASSETS, see tools/kubernetes)");
+    false
 }
 
 fn example(model: &str) -> PathBuf {
@@ -52,21 +91,33 @@ fn able() -> bool {
 }
 
 /// Brings a model up and returns its report.
-fn verified(model: &str) -> Option<Value> {
+fn verified(model: &str, api_server: ApiServer) -> Option<Value> {
     let _turn = TURN.lock();
-    if !able() {
+    if !able() || !has(api_server) {
         return None;
     }
     let run = Run::new();
-    let file = example(model);
-    let output = run.tombolo(&["up", file.to_str().unwrap(), "--exit", "-o", "json"]);
+    let mut text = std::fs::read_to_string(example(model)).unwrap();
+    if matches!(api_server, ApiServer::RealByFile) {
+        text = text.replace("      podSubnet:", "      apiServer: Kubernetes\n      podSubnet:");
+        assert_eq!(text.matches("apiServer: Kubernetes").count(), 2, "{text}");
+    }
+    let file = run.folder.path().join("mesh.yaml");
+    std::fs::write(&file, text).unwrap();
+    let mut command = run.command(&["up", file.to_str().unwrap(), "--exit", "-o", "json"]);
+    if matches!(api_server, ApiServer::RealByEnvironment) {
+        command.env("TOMBOLO_LAB_API_SERVER", "kubernetes");
+    }
+    let output = command.output().unwrap();
     let (stdout, stderr) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(
         output.status.success(),
-        "{model}: exit code {:?}\n{stdout}\n{stderr}",
+        "{model}, {api_server:?}: exit code {:?}\n{stdout}\n{stderr}",
         output.status.code()
     );
+    let real = stderr.contains("make the lab cluster with a real kube-apiserver");
+    assert_eq!(real, !matches!(api_server, ApiServer::Unsaid), "{stderr}");
     assert_eq!(
         stdout.lines().count(),
         1,
@@ -82,8 +133,8 @@ fn verified(model: &str) -> Option<Value> {
 }
 
 /// What must hold in every model; `path` and the gateways' address prefixes are the model's own.
-fn check(model: &str, path: &str, gateways: &[(&str, &str)]) {
-    let Some(report) = verified(model) else { return };
+fn check(model: &str, api_server: ApiServer, path: &str, gateways: &[(&str, &str)]) {
+    let Some(report) = verified(model, api_server) else { return };
     assert_eq!(report["mesh"], "mesh1");
     assert_eq!(report["ok"], true, "{report:#}");
     assert_eq!(report["plaintext"]["canaries"], 0);
@@ -130,22 +181,42 @@ const ACROSS: &[(&str, &str)] = &[("cluster01", "172.18.12."), ("cluster02", "17
 
 #[test]
 fn several_primaries_on_separate_networks() {
-    check("multi-primary-multi-network", "gateway", ACROSS);
+    check("multi-primary-multi-network", ApiServer::Unsaid, "gateway", ACROSS);
 }
 
 #[test]
 fn several_primaries_on_one_flat_network() {
-    check("multi-primary", "direct", &[]);
+    check("multi-primary", ApiServer::Unsaid, "direct", &[]);
 }
 
 #[test]
 fn a_primary_and_its_remote_on_separate_networks() {
-    check("primary-remote-multi-network", "gateway", ACROSS);
+    check("primary-remote-multi-network", ApiServer::Unsaid, "gateway", ACROSS);
 }
 
 #[test]
 fn a_primary_and_its_remote_on_one_flat_network() {
-    check("primary-remote", "direct", &[]);
+    check("primary-remote", ApiServer::Unsaid, "direct", &[]);
+}
+
+#[test]
+fn several_primaries_on_separate_networks_on_a_real_api_server() {
+    check("multi-primary-multi-network", ApiServer::RealByFile, "gateway", ACROSS);
+}
+
+#[test]
+fn several_primaries_on_one_flat_network_on_a_real_api_server() {
+    check("multi-primary", ApiServer::RealByEnvironment, "direct", &[]);
+}
+
+#[test]
+fn a_primary_and_its_remote_on_separate_networks_on_a_real_api_server() {
+    check("primary-remote-multi-network", ApiServer::RealByFile, "gateway", ACROSS);
+}
+
+#[test]
+fn a_primary_and_its_remote_on_one_flat_network_on_a_real_api_server() {
+    check("primary-remote", ApiServer::RealByEnvironment, "direct", &[]);
 }
 
 #[test]

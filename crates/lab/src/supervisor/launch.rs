@@ -109,7 +109,10 @@ fn become_root_of_a_user_namespace() -> io::Result<()> {
 }
 
 fn refused(what: &str, error: Errno) -> io::Error {
-    let remedy = if geteuid().is_root() {
+    let remedy = if error == Errno::ENOSPC {
+        "a limit is reached or 0; raise the sysctls user.max_user_namespaces, \
+         user.max_net_namespaces and their like"
+    } else if geteuid().is_root() {
         "root needs the capability CAP_SYS_ADMIN for it; in a container, run it with \
          --privileged"
     } else {

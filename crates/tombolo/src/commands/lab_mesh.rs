@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use tombolo_install::cluster::Cluster;
 use tombolo_install::mesh::Access;
 use tombolo_install::mesh_file::{self, ApiServer, LabCluster, Location, MeshFile};
@@ -54,7 +55,7 @@ fn spec(
 }
 
 /// The names of the lab clusters of a mesh file.
-fn names(file: &MeshFile) -> anyhow::Result<Vec<ClusterName>> {
+pub fn names(file: &MeshFile) -> anyhow::Result<Vec<ClusterName>> {
     file.clusters
         .iter()
         .filter(|cluster| matches!(cluster.location, Location::Lab(_)))
@@ -85,9 +86,13 @@ async fn access(lab: &Lab, state: &ClusterState) -> anyhow::Result<Access> {
 
 /// Makes the lab clusters of a mesh file that do not run yet, all at once, and joins those of one
 /// network. `api_server` is for clusters whose entry leaves it open.
+///
+/// Names of clusters go to `made` before they are made, so that whoever is interrupted knows what
+/// to remove.
 pub async fn make(
     file: &MeshFile,
     api_server: ApiServerKind,
+    made: &Mutex<Vec<ClusterName>>,
     progress: &Progress,
 ) -> anyhow::Result<()> {
     let lab = client()?;
@@ -113,6 +118,8 @@ pub async fn make(
             ),
         }
     }
+    let new = specs.iter().filter(|spec| !there.contains_key(&spec.name));
+    made.lock().extend(new.map(|spec| spec.name.clone()));
     let kubeconfig = user_kubeconfig(None)?.target().map(Path::to_owned);
     let options = CreateOptions { kubeconfig, wait: NODES_READY, retain: false };
     futures::future::try_join_all(specs.iter().map(|spec| {
@@ -174,18 +181,18 @@ async fn join(lab: &Lab, file: &MeshFile) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the lab clusters of a mesh file.
-pub async fn remove(file: &MeshFile, progress: &Progress) -> anyhow::Result<()> {
+/// Removes lab clusters, as far as they exist.
+pub async fn remove(names: &[ClusterName], progress: &Progress) -> anyhow::Result<()> {
     let lab = client()?;
     let files = user_kubeconfig(None)?.all().to_vec();
-    for name in names(file)? {
-        match lab.cluster(&name).await {
+    for name in names {
+        match lab.cluster(name).await {
             Ok(_) => (),
             Err(LabError::NoCluster(_)) => continue,
             Err(error) => return Err(error.into()),
         }
         let step = progress.step(name.as_str(), "remove the lab cluster");
-        lab.delete(&name, &files).await?;
+        lab.delete(name, &files).await?;
         step.done("");
     }
     Ok(())

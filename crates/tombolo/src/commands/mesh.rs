@@ -16,7 +16,7 @@ use tombolo_install::plan::{self, Action, Plan};
 use tombolo_install::progress::Progress;
 use tombolo_install::removal::{self, Removed};
 use tombolo_install::topology::plans;
-use tombolo_install::trust::Authority;
+use tombolo_install::trust::{self, Authority};
 use tombolo_install::verify::{self, Member, Report, Target};
 
 use crate::output;
@@ -76,11 +76,13 @@ pub struct VerifyCommand {
     namespace: String,
 }
 
-/// Reads a mesh file.
+/// Reads a mesh file, and the root that it may name.
 pub fn read(path: &Path) -> anyhow::Result<MeshFile> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("read mesh file {}", path.display()))?;
-    Ok(MeshFile::parse(&path.display().to_string(), &text)?)
+    let file = MeshFile::parse(&path.display().to_string(), &text)?;
+    trust::check(&file.root_ca)?;
+    Ok(file)
 }
 
 /// Prints a document in the format asked for.

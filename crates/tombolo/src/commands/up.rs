@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use parking_lot::Mutex;
 use tombolo_install::install::READINESS_LIMIT;
 use tombolo_install::mesh_file::MeshFile;
 use tombolo_install::progress::Progress;
 use tombolo_install::sample;
 use tombolo_install::verify::Report;
-use tombolo_lab::spec::ApiServerKind;
+use tombolo_lab::spec::{ApiServerKind, ClusterName};
 use tombolo_runtime::shutdown::asked_to_stop;
 
 use super::lab_mesh;
@@ -64,9 +65,9 @@ impl UpCommand {
 
     async fn up(self) -> anyhow::Result<ExitCode> {
         let file = mesh_file(self.file.as_ref())?;
-        let progress = Progress::new();
+        let (progress, made) = (Progress::new(), Mutex::default());
         let outcome = tokio::select! {
-            outcome = self.bring_up(&file, &progress) => outcome,
+            outcome = self.bring_up(&file, &made, &progress) => outcome,
             asked = asked_to_stop() => asked.map_err(Into::into).and_then(|()| anyhow::bail!("interrupted")),
         };
         let report = match outcome {
@@ -76,7 +77,7 @@ impl UpCommand {
                 return Err(error);
             }
             Err(error) => {
-                lab_mesh::remove(&file, &progress).await?;
+                tear_down(&file, &made.into_inner(), &progress).await?;
                 return Err(error);
             }
         };
@@ -89,12 +90,17 @@ impl UpCommand {
             advice(&file);
             asked_to_stop().await?;
         }
-        lab_mesh::remove(&file, &progress).await?;
+        tear_down(&file, &made.into_inner(), &progress).await?;
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    async fn bring_up(&self, file: &MeshFile, progress: &Progress) -> anyhow::Result<Report> {
-        lab_mesh::make(file, self.api_server, progress).await?;
+    async fn bring_up(
+        &self,
+        file: &MeshFile,
+        made: &Mutex<Vec<ClusterName>>,
+        progress: &Progress,
+    ) -> anyhow::Result<Report> {
+        lab_mesh::make(file, self.api_server, made, progress).await?;
         let access = access(file).await?;
         make(file, &access, progress).await?;
         let sample = file.clusters.iter().enumerate().filter_map(|(index, cluster)| {
@@ -104,6 +110,24 @@ impl UpCommand {
         futures::future::try_join_all(sample).await?;
         verify_mesh(file, &access, self.requests, sample::NAMESPACE, progress).await
     }
+}
+
+/// Removes the clusters that this run made. Those that were there before are somebody else's.
+async fn tear_down(
+    file: &MeshFile,
+    made: &[ClusterName],
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    lab_mesh::remove(made, progress).await?;
+    for name in lab_mesh::names(file)?.iter().filter(|name| !made.contains(name)) {
+        if lab_mesh::running(name.as_str()).await?.is_none() {
+            continue;
+        }
+        output::note(format_args!(
+            "lab cluster {name} was there before and stays; `tombolo down` removes it"
+        ));
+    }
+    Ok(())
 }
 
 /// Where to look next.
@@ -131,7 +155,8 @@ fn advice(file: &MeshFile) {
 impl DownCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         super::block_on(async {
-            lab_mesh::remove(&mesh_file(self.file.as_ref())?, &Progress::new()).await?;
+            let names = lab_mesh::names(&mesh_file(self.file.as_ref())?)?;
+            lab_mesh::remove(&names, &Progress::new()).await?;
             Ok(ExitCode::SUCCESS)
         })
     }

@@ -62,6 +62,7 @@ impl TestLab {
             .args(arguments)
             .env("TOMBOLO_LAB_DIR", self.lab_folder())
             .env("KUBECONFIG", self.path("kubeconfig"))
+            .env("XDG_STATE_HOME", self.path("state"))
             .env_remove("TOMBOLO_LAB_API_SERVER")
             .env_remove("KIND_CLUSTER_NAME")
             .stdin(Stdio::null());
