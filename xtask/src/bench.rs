@@ -45,7 +45,8 @@ fn machine() -> String {
     let memory = field(&read("/proc/meminfo"), "MemTotal:").unwrap_or(0) / 1024;
     let kernel = read("/proc/sys/kernel/osrelease");
     let processor = read("/proc/cpuinfo");
-    let processor = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let processor =
+        processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let processor = processor.map_or("unknown processor", |(_, name)| name);
     format!("machine: {cores} cores ({processor}), {memory} MiB, Linux {}", kernel.trim())
 }
@@ -132,7 +133,9 @@ fn memory(folder: &Path) -> BTreeMap<String, Vec<Size>> {
         inside.extend(processes.iter().filter(|(_, it)| it.parent == pid).map(|(pid, _)| *pid));
         let Some(process) = processes.get(&pid) else { continue };
         let rollup = fs::read_to_string(process.folder.join("smaps_rollup")).unwrap_or_default();
-        if let (Some(resident), Some(proportional)) = (field(&rollup, "Rss:"), field(&rollup, "Pss:")) {
+        if let (Some(resident), Some(proportional)) =
+            (field(&rollup, "Rss:"), field(&rollup, "Pss:"))
+        {
             found.entry(process.role()).or_default().push(Size { resident, proportional });
         }
     }

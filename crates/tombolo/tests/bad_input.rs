@@ -9,9 +9,9 @@ mod mesh;
 use std::fs;
 use std::process::Command;
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
-use k8s_openapi::api::core::v1::Namespace;
 use mesh::{example, own_network};
 use support::{TestLab, eventually_async, text};
 
@@ -65,11 +65,15 @@ fn mistakes_in_the_file_are_named_by_place_and_nothing_is_made() {
             ("name: cluster02", "name: cluster01"),
             "spec.clusters[1].name: `cluster01` is the name of another cluster (line 14); give each cluster its own name",
         ),
-        ("multi-primary", ("podSubnet: 10.20", "podNet: 10.20"), "mesh.yaml:25:7: unknown field `podNet`"),
+        (
+            "multi-primary",
+            ("podSubnet: 10.20", "podNet: 10.20"),
+            "mesh.yaml:25:7: unknown field `podNet`",
+        ),
         (
             "multi-primary",
             ("podSubnet: 10.20", "apiServer: Real\n      podSubnet: 10.20"),
-            "unknown variant `Real`, expected `Embedded` or `Kubernetes`",
+            "mesh.yaml:25:18: unknown variant `Real`, expected one of Embedded, Kubernetes",
         ),
         (
             "multi-primary",

@@ -304,7 +304,10 @@ async fn plaintext_is_noticed(scene: &Scene, clients: &[Client]) {
     let check = &report["checks"][0];
     assert_eq!((check["mtls"].as_bool(), check["ok"].as_bool()), (Some(false), Some(false)));
     let told = text(&scene.lab.run(&["verify", "-f", &file]).stdout);
-    assert!(told.contains(" with plaintext\n") && told.contains("mesh mesh1: NOT verified"), "{told}");
+    assert!(
+        told.contains(" with plaintext\n") && told.contains("mesh mesh1: NOT verified"),
+        "{told}"
+    );
     for client in clients {
         remove(client, "networking.istio.io/v1", "DestinationRule", "plain").await;
     }
@@ -331,7 +334,10 @@ async fn changes_are_planned_and_applied(scene: &Scene, clients: &[Client]) {
     assert_eq!(scene.plan(&file), BTreeMap::new());
 
     // Another model is another set of objects: with two networks there are gateways.
-    let two = ("    network: network1\n    controlPlane: Primary\n    kubeconfig: {context: kind-cluster02", "    network: network2\n    controlPlane: Primary\n    kubeconfig: {context: kind-cluster02");
+    let two = (
+        "    network: network1\n    controlPlane: Primary\n    kubeconfig: {context: kind-cluster02",
+        "    network: network2\n    controlPlane: Primary\n    kubeconfig: {context: kind-cluster02",
+    );
     let separate = scene.mesh(&[two]);
     let plan = scene.plan(&separate);
     for cluster in ["cluster01", "cluster02"] {
@@ -348,7 +354,10 @@ async fn changes_are_planned_and_applied(scene: &Scene, clients: &[Client]) {
     // And back: what is not asked for any more goes.
     let file = scene.mesh(&[]);
     let plan = scene.plan(&file);
-    let gone = ["Deployment/istio-system/istio-eastwestgateway", "Gateway/istio-system/cross-network-gateway"];
+    let gone = [
+        "Deployment/istio-system/istio-eastwestgateway",
+        "Gateway/istio-system/cross-network-gateway",
+    ];
     for object in gone {
         for cluster in ["cluster01", "cluster02"] {
             assert!(plan[cluster].contains(&format!("- {object}")), "{object}: {plan:#?}");
@@ -375,7 +384,10 @@ async fn destroying_leaves_clusters_as_they_were(
 ) {
     let file = scene.mesh(&[]);
     let told = scene.lab.fails(&["destroy", "-f", &file]);
-    assert!(told.contains("this removes mesh mesh1 from cluster01, cluster02; say -y to do it"), "{told}");
+    assert!(
+        told.contains("this removes mesh mesh1 from cluster01, cluster02; say -y to do it"),
+        "{told}"
+    );
     let own = json!({
         "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
         "metadata": {"name": "own", "namespace": "sample"},

@@ -70,7 +70,9 @@ fn has(api_server: ApiServer) -> bool {
         Ok("true"),
         "CI must have the Kubernetes programs: run tools/kubernetes/build"
     );
-    eprintln!("left out: the model on a real kube-apiserver (set KUBEBUILDER_ASSETS, see tools/kubernetes)");
+    eprintln!(
+        "left out: the model on a real kube-apiserver (set KUBEBUILDER_ASSETS, see tools/kubernetes)"
+    );
     false
 }
 

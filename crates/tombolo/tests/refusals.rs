@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use kube::Api;
 use kube::api::PostParams;
 use mesh::{Mesh, example, own_network};
@@ -86,9 +86,13 @@ impl Scene {
     /// is a certificate's name, or nothing.
     fn over_tls(&self, to: &str, name: &str, protocol: &str, identity: Option<&str>) -> String {
         let folder = self.mesh.lab.path("").display().to_string();
-        let shown = identity.map(|name| format!("-cert {folder}{name}.pem -key {folder}{name}.key"));
-        let server_name =
-            if name.is_empty() { "-noservername".to_owned() } else { format!("-servername {name}") };
+        let shown =
+            identity.map(|name| format!("-cert {folder}{name}.pem -key {folder}{name}.key"));
+        let server_name = if name.is_empty() {
+            "-noservername".to_owned()
+        } else {
+            format!("-servername {name}")
+        };
         let script = format!(
             "printf 'GET /hello HTTP/1.1\\r\\nHost: helloworld.sample:5000\\r\\nConnection: close\\r\\n\\r\\n' | \
              timeout 5 openssl s_client -quiet -connect {to} {server_name} -alpn {protocol} {}",
@@ -100,7 +104,8 @@ impl Scene {
     /// One HTTP request without TLS from cluster01's node.
     fn plainly(&self, to: &str) -> (bool, String) {
         let url = format!("http://{to}/hello");
-        self.mesh.on_node("cluster01", &["curl", "--silent", "--show-error", "--max-time", "5", &url])
+        self.mesh
+            .on_node("cluster01", &["curl", "--silent", "--show-error", "--max-time", "5", &url])
     }
 
     async fn workloads_refuse(&self) {
@@ -123,9 +128,11 @@ impl Scene {
             let (answered, said) = self.plainly(&to);
             if answered { Err(said) } else { Ok(()) }
         });
-        for (identity, protocol) in
-            [(None, "istio-http/1.1"), (Some("other"), "istio-http/1.1"), (Some("other"), "http/1.1")]
-        {
+        for (identity, protocol) in [
+            (None, "istio-http/1.1"),
+            (Some("other"), "istio-http/1.1"),
+            (Some("other"), "http/1.1"),
+        ] {
             let said = self.over_tls(&to, EXPORTED, protocol, identity);
             assert!(!said.contains("Hello"), "{identity:?} {protocol}: {said}");
         }
@@ -134,11 +141,7 @@ impl Scene {
     }
 
     async fn gateways_refuse(&self) {
-        let api: Api<Service> =
-            Api::namespaced(self.mesh.lab.client("cluster02").await, "istio-system");
-        let gateway = api.get("istio-eastwestgateway").await.unwrap();
-        let balancer = gateway.status.unwrap().load_balancer.unwrap();
-        let address = balancer.ingress.unwrap().remove(0).ip.unwrap();
+        let address = self.mesh.balancer("cluster02").await;
         let to = format!("{address}:15443");
         let istio = "istio-http/1.1";
         let said = self.over_tls(&to, EXPORTED, istio, Some("mesh"));
@@ -153,7 +156,11 @@ impl Scene {
             ("outbound_.5000_._.nobody.sample.svc.cluster.local", istio, Some("mesh")),
             ("outbound_.5001_._.helloworld.sample.svc.cluster.local", istio, Some("mesh")),
             ("helloworld.sample.svc.cluster.local", istio, Some("mesh")),
-            ("outbound_.15012_._.istiod.istio-system.svc.cluster.local.example.org", istio, Some("mesh")),
+            (
+                "outbound_.15012_._.istiod.istio-system.svc.cluster.local.example.org",
+                istio,
+                Some("mesh"),
+            ),
             ("", istio, Some("mesh")),
         ] {
             let said = self.over_tls(&to, name, protocol, identity);
@@ -174,7 +181,8 @@ impl Scene {
     async fn token(&self, cluster: &str, account: &str, audience: &str) -> String {
         let client = self.mesh.lab.client(cluster).await;
         let api = Api::<ServiceAccount>::namespaced(client, "sample");
-        let spec = TokenRequestSpec { audiences: Some(vec![audience.into()]), ..Default::default() };
+        let spec =
+            TokenRequestSpec { audiences: Some(vec![audience.into()]), ..Default::default() };
         let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
         let token = api.create_token_request(account, &PostParams::default(), &request).await;
         token.unwrap().status.unwrap().token.unwrap()
@@ -186,7 +194,8 @@ impl Scene {
         let address = format!("{}:15012", pod.status.unwrap().pod_ip.unwrap());
         let client = self.mesh.lab.client("cluster01").await;
         let api: Api<ConfigMap> = Api::namespaced(client, "sample");
-        let roots = eventually_async("the mesh's roots", async || api.get("istio-ca-root-cert").await);
+        let roots =
+            eventually_async("the mesh's roots", async || api.get("istio-ca-root-cert").await);
         let roots = roots.await.data.unwrap().remove("root-cert.pem").unwrap();
         (address.parse().unwrap(), Roots::from_pem(&roots).unwrap())
     }
@@ -220,7 +229,13 @@ impl Scene {
         let token = self.token("cluster01", "sleep", "istio-ca").await;
         for (what, namespace, account, cluster, want) in [
             ("itself", "sample", "sleep", "cluster01", None),
-            ("another namespace", "istio-system", "sleep", "cluster01", Some(Code::PermissionDenied)),
+            (
+                "another namespace",
+                "istio-system",
+                "sleep",
+                "cluster01",
+                Some(Code::PermissionDenied),
+            ),
             ("another account", "sample", "helloworld", "cluster01", Some(Code::PermissionDenied)),
             ("another cluster", "sample", "sleep", "cluster02", Some(Code::PermissionDenied)),
         ] {
@@ -255,10 +270,12 @@ impl Scene {
     ) -> Result<usize, Status> {
         let (address, roots) = self.control_plane().await;
         let text = |text: &str| Proto { kind: Some(value::Kind::StringValue(text.to_owned())) };
-        let metadata = [("CLUSTER_ID", cluster), ("NAMESPACE", namespace), ("SERVICE_ACCOUNT", account)];
+        let metadata =
+            [("CLUSTER_ID", cluster), ("NAMESPACE", namespace), ("SERVICE_ACCOUNT", account)];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), text(value)));
         let id = format!("sidecar~10.10.0.99~probe.{namespace}~{namespace}.svc.cluster.local");
-        let node = Node { id, metadata: Some(Struct { fields: metadata.into() }), ..Node::default() };
+        let node =
+            Node { id, metadata: Some(Struct { fields: metadata.into() }), ..Node::default() };
         let type_url = "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned();
         let first = DeltaDiscoveryRequest { node: Some(node), type_url, ..Default::default() };
         let mut request = Request::new(once(first));
@@ -278,7 +295,8 @@ impl Scene {
         F: Future<Output = T>,
     {
         let agents = self.mesh.lab.processes().into_iter();
-        let mut agent = agents.filter(|(_, line)| line.contains("--node-name cluster01-control-plane"));
+        let mut agent =
+            agents.filter(|(_, line)| line.contains("--node-name cluster01-control-plane"));
         let (pid, _) = agent.next().expect("the node's agent runs");
         let network = File::open(mesh::network_of(pid)).unwrap();
         let thread = std::thread::spawn(move || {

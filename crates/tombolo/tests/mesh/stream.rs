@@ -46,7 +46,8 @@ impl Stream {
         let (stop, outcomes) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let address: SocketAddr = format!("{service}:5000").parse().unwrap();
         let workers = (0..WORKERS).map(|_| {
-            let (stop, outcomes, network) = (Arc::clone(&stop), Arc::clone(&outcomes), File::open(&network).unwrap());
+            let (stop, outcomes, network) =
+                (Arc::clone(&stop), Arc::clone(&outcomes), File::open(&network).unwrap());
             std::thread::spawn(move || work(&network, address, &stop, &outcomes))
         });
         let workers = workers.collect();
@@ -86,7 +87,9 @@ impl Stream {
         };
         eventually("a new pod to answer", || {
             let new = self.since(from).into_iter().filter_map(|outcome| outcome.answer.ok());
-            new.into_iter().find(|pod| !before.contains(pod)).ok_or_else(|| format!("only {before:?}"))
+            new.into_iter()
+                .find(|pod| !before.contains(pod))
+                .ok_or_else(|| format!("only {before:?}"))
         })
     }
 

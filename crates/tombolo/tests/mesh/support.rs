@@ -123,6 +123,14 @@ impl Mesh {
         service.spec.unwrap().cluster_ip.unwrap()
     }
 
+    /// The load-balancer address of a cluster's gateway.
+    pub async fn balancer(&self, cluster: &str) -> String {
+        let api: Api<Service> = Api::namespaced(self.lab.client(cluster).await, "istio-system");
+        let gateway = api.get("istio-eastwestgateway").await.unwrap();
+        let balancer = gateway.status.unwrap().load_balancer.unwrap();
+        balancer.ingress.unwrap().remove(0).ip.unwrap()
+    }
+
     /// Changes how many pods a version of `helloworld` has.
     pub async fn scale(&self, cluster: &str, version: &str, replicas: u32) {
         let client = self.lab.client(cluster).await;
