@@ -41,3 +41,11 @@ pub fn choose_tls_provider() {
         tracing::debug!("the TLS provider was installed before");
     }
 }
+
+/// Keeps the memory of this process, and of those it starts, in small pages. The allocator lets the
+/// kernel use huge ones, and a process that needs a few MiB would then hold twice that.
+pub fn use_small_pages() {
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!(%error, "huge pages stay in use");
+    }
+}

@@ -12,7 +12,8 @@ use std::process::Command;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
-use mesh::{example, own_network};
+use mesh::{example, interrupt, own_network};
+use nix::sys::signal::Signal;
 use support::{TestLab, eventually_async, text};
 
 /// A mesh of one cluster, which is all that a step needs to fail.
@@ -187,4 +188,29 @@ async fn a_step_that_fails_is_named_and_what_was_made_is_removed_or_left_as_aske
     lab.ok(&["down", &file]);
     assert_eq!(lab.ok(&["lab", "get", "clusters"]), "");
     assert!(!lab.kubeconfig().contains("cluster01"), "{}", lab.kubeconfig());
+}
+
+#[test]
+fn an_interrupted_up_leaves_nothing_and_a_killed_one_is_finished_by_the_next() {
+    own_network();
+    let lab = TestLab::new();
+    let file = lab.path("mesh.yaml").display().to_string();
+    fs::write(&file, ONE).unwrap();
+    for (until, by) in
+        [("make the lab cluster", Signal::SIGINT), ("install the control plane", Signal::SIGTERM)]
+    {
+        let told = interrupt(lab.command(&["up", &file]), until, by);
+        assert!(told.ends_with("error: interrupted"), "{told}");
+        assert_eq!(lab.ok(&["lab", "get", "clusters"]), "", "{told}");
+        assert!(!lab.kubeconfig().contains("cluster01"), "{}", lab.kubeconfig());
+        assert_eq!(lab.supervisor(), None);
+    }
+    // Whatever it left half made is completed.
+    interrupt(lab.command(&["up", &file]), "make the lab cluster", Signal::SIGKILL);
+    interrupt(lab.command(&["up", &file]), "install Istio's definitions", Signal::SIGKILL);
+    let report = lab.ok(&["up", &file, "--exit", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["ok"], true, "{report:#}");
+    lab.ok(&["down", &file]);
+    assert_eq!(lab.supervisor(), None);
 }

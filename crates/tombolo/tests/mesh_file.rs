@@ -10,13 +10,11 @@ mod mesh;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
 
 use kube::Client;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
-use mesh::{apply, own_network, signal};
+use mesh::{apply, interrupt, own_network};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::{TestLab, text};
@@ -127,22 +125,6 @@ impl Scene {
         changes.filter(|(_, changes)| !changes.is_empty()).collect()
     }
 
-    /// Applies until a line of the progress holds `until`, then sends a signal.
-    fn interrupt(&self, file: &str, until: &str, by: Signal) {
-        let mut command = self.lab.command(&["apply", "-f", file]);
-        let mut apply = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let mut seen = Vec::new();
-        for line in BufReader::new(apply.stderr.take().unwrap()).lines() {
-            seen.push(line.unwrap());
-            if seen.last().unwrap().contains(until) {
-                signal(apply.id().cast_signed(), by);
-                break;
-            }
-        }
-        let ended = apply.wait().unwrap();
-        assert!(!ended.success(), "it was not interrupted at `{until}`:\n{}", seen.join("\n"));
-    }
-
     async fn client(&self, cluster: &str) -> Client {
         self.lab.client(cluster).await
     }
@@ -215,10 +197,18 @@ fn interruptions_do_no_harm(scene: &Scene, file: &str) {
         }
         assert!(plan[cluster].iter().all(|change| change.starts_with('+')), "{plan:#?}");
     }
-    scene.interrupt(file, "prepare istio-system", Signal::SIGKILL);
-    scene.interrupt(file, "install Istio's definitions", Signal::SIGINT);
-    scene.interrupt(file, "install the control plane", Signal::SIGTERM);
-    scene.interrupt(file, "watch cluster0", Signal::SIGKILL);
+    interrupt(scene.lab.command(&["apply", "-f", file]), "prepare istio-system", Signal::SIGKILL);
+    interrupt(
+        scene.lab.command(&["apply", "-f", file]),
+        "install Istio's definitions",
+        Signal::SIGINT,
+    );
+    interrupt(
+        scene.lab.command(&["apply", "-f", file]),
+        "install the control plane",
+        Signal::SIGTERM,
+    );
+    interrupt(scene.lab.command(&["apply", "-f", file]), "watch cluster0", Signal::SIGKILL);
     let told = scene.lab.ok(&["apply", "-f", file]);
     assert_eq!(told, "mesh mesh1: applied\n");
 }

@@ -66,10 +66,7 @@ impl UpCommand {
     async fn up(self) -> anyhow::Result<ExitCode> {
         let file = mesh_file(self.file.as_ref())?;
         let (progress, made) = (Progress::new(), Mutex::default());
-        let outcome = tokio::select! {
-            outcome = self.bring_up(&file, &made, &progress) => outcome,
-            asked = asked_to_stop() => asked.map_err(Into::into).and_then(|()| anyhow::bail!("interrupted")),
-        };
+        let outcome = self.bring_up(&file, &made, &progress).await;
         let report = match outcome {
             Ok(report) => report,
             Err(error) if self.keep => {
@@ -94,13 +91,35 @@ impl UpCommand {
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
+    /// Makes the clusters and everything in them, unless the user interrupts it.
     async fn bring_up(
         &self,
         file: &MeshFile,
         made: &Mutex<Vec<ClusterName>>,
         progress: &Progress,
     ) -> anyhow::Result<Report> {
-        lab_mesh::make(file, self.api_server, made, progress).await?;
+        let mut making = std::pin::pin!(lab_mesh::make(file, self.api_server, made, progress));
+        tokio::select! {
+            outcome = &mut making => outcome?,
+            asked = asked_to_stop() => {
+                asked?;
+                // Only what is whole can be removed again.
+                output::note("interrupted; waiting for the clusters that are being made");
+                making.await?;
+                anyhow::bail!("interrupted");
+            }
+        }
+        tokio::select! {
+            outcome = self.join_and_verify(file, progress) => outcome,
+            asked = asked_to_stop() => asked.map_err(Into::into).and_then(|()| anyhow::bail!("interrupted")),
+        }
+    }
+
+    async fn join_and_verify(
+        &self,
+        file: &MeshFile,
+        progress: &Progress,
+    ) -> anyhow::Result<Report> {
         let access = access(file).await?;
         make(file, &access, progress).await?;
         let sample = file.clusters.iter().enumerate().filter_map(|(index, cluster)| {

@@ -215,3 +215,23 @@ pub fn kill_and_wait(pod: &str, word: &str) -> Duration {
     });
     started.elapsed()
 }
+
+/// Runs a command until a line of its progress holds `until`, sends it a signal, and returns what
+/// it said. It must not succeed.
+#[track_caller]
+pub fn interrupt(mut command: Command, until: &str, by: Signal) -> String {
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut seen = Vec::new();
+    let mut sent = false;
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        seen.push(line.unwrap());
+        if !sent && seen.last().unwrap().contains(until) {
+            signal(child.id().cast_signed(), by);
+            sent = true;
+        }
+    }
+    let ended = child.wait().unwrap();
+    let told = seen.join("\n");
+    assert!(sent && !ended.success(), "it was not interrupted at `{until}`:\n{told}");
+    told
+}
