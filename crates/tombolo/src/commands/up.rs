@@ -1,6 +1,8 @@
 //! `tombolo up` and `tombolo down`: a mesh of lab clusters from nothing to verified, and back.
 
+use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -66,7 +68,8 @@ impl UpCommand {
     async fn up(self) -> anyhow::Result<ExitCode> {
         let file = mesh_file(self.file.as_ref())?;
         let (progress, made) = (Progress::new(), Mutex::default());
-        let outcome = self.bring_up(&file, &made, &progress).await;
+        let mut asked = std::pin::pin!(asked_to_stop());
+        let outcome = self.bring_up(&file, &made, asked.as_mut(), &progress).await;
         let report = match outcome {
             Ok(report) => report,
             Err(error) if self.keep => {
@@ -85,7 +88,7 @@ impl UpCommand {
         let ok = report.ok;
         if !self.exit {
             advice(&file);
-            asked_to_stop().await?;
+            asked.await?;
         }
         tear_down(&file, &made.into_inner(), &progress).await?;
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -96,22 +99,26 @@ impl UpCommand {
         &self,
         file: &MeshFile,
         made: &Mutex<Vec<ClusterName>>,
+        mut asked: Pin<&mut impl Future<Output = io::Result<()>>>,
         progress: &Progress,
     ) -> anyhow::Result<Report> {
         let mut making = std::pin::pin!(lab_mesh::make(file, self.api_server, made, progress));
         tokio::select! {
-            outcome = &mut making => outcome?,
-            asked = asked_to_stop() => {
+            // Before anything is made, signals must not end the process any more.
+            biased;
+            asked = &mut asked => {
                 asked?;
                 // Only what is whole can be removed again.
                 output::note("interrupted; waiting for the clusters that are being made");
                 making.await?;
                 anyhow::bail!("interrupted");
             }
+            outcome = &mut making => outcome?,
         }
         tokio::select! {
+            biased;
+            asked = asked => asked.map_err(Into::into).and_then(|()| anyhow::bail!("interrupted")),
             outcome = self.join_and_verify(file, progress) => outcome,
-            asked = asked_to_stop() => asked.map_err(Into::into).and_then(|()| anyhow::bail!("interrupted")),
         }
     }
 
