@@ -233,8 +233,8 @@ pub async fn capture(file: &MeshFile, canary: &str) -> anyhow::Result<Option<Wat
 async fn watcher(lab: &Lab, node: String, canary: &str) -> anyhow::Result<Watcher> {
     let (input, stop) = pipe().context("make a pipe")?;
     let (output, writer) = pipe().context("make a pipe")?;
-    let program = std::env::current_exe().context("find this program")?.display().to_string();
-    let command = [&program, "lab", "wire", "--needle", canary].map(str::to_owned).to_vec();
+    // The lab's own program, however its file was moved or replaced since.
+    let command = ["/proc/self/exe", "lab", "wire", "--needle", canary].map(str::to_owned).to_vec();
     let run = tokio::spawn({
         let (lab, node) = (lab.clone(), node.clone());
         async move {
@@ -251,7 +251,9 @@ async fn watcher(lab: &Lab, node: String, canary: &str) -> anyhow::Result<Watche
     .await?
     .context("read from the wire's watcher")?;
     if first.trim() != "ready" {
-        bail!("the wire of node {node} cannot be watched: {}", first.trim());
+        let failed = || format!("watch the wire of node {node}");
+        let code = run.await?.with_context(failed)?;
+        bail!("the wire of node {node} cannot be watched: exit code {code} {}", first.trim());
     }
     Ok(Watcher { node, stop, answers, run })
 }
