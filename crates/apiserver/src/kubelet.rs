@@ -1,8 +1,9 @@
-//! What only a pod's node can answer: logs, commands in containers, attached terminals.
+//! What only a pod's node can answer: logs, commands in containers, attached terminals, and
+//! forwarded ports.
 //!
 //! The request is relayed to the kubelet of the pod's node, over TLS with this server's client
 //! certificate. Streams are passed on as raw bytes of the upgraded connection, so both ends speak
-//! the same WebSocket subprotocol and this server looks into neither.
+//! the same protocol and this server looks into neither.
 
 use std::sync::Arc;
 
@@ -35,10 +36,10 @@ pub fn serves(info: &RequestInfo) -> bool {
 pub async fn serve(api: &Arc<Api>, call: Call) -> Result<Response, Status> {
     match call.info.subresource.as_str() {
         "log" => logs::serve(api, &call).await,
-        "exec" | "attach" => streams::serve(api, call).await,
+        "exec" | "attach" | "portforward" => streams::serve(api, call).await,
         other => Err(Status::not_implemented(format!(
-            "{}/{other} is not supported by this API server; use exec, or reach the address of \
-             the pod or service from a pod",
+            "{}/{other} is not supported by this API server; use port-forward, or reach the address \
+             of the pod or service from a pod",
             call.info.resource
         ))),
     }

@@ -1,8 +1,11 @@
-//! `pods/NAME/exec` and `attach`: an upgraded connection, passed on byte by byte.
+//! `pods/NAME/exec`, `attach` and `portforward`: an upgraded connection, passed on byte by byte.
+//!
+//! Two protocols are passed on: WebSockets, and the older SPDY/3.1. Both ends choose what they
+//! speak inside; of a port-forward's tunnel through a WebSocket the kubelet takes out the SPDY.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -12,59 +15,60 @@ use crate::api::Api;
 use crate::request::Call;
 use crate::respond::{self, Response};
 use crate::status::Status;
+use crate::store::Stored;
 
-/// The WebSocket subprotocols that kubelets here speak.
-const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
-/// What the client's handshake and the kubelet's answer consist of.
-const HANDSHAKE: [HeaderName; 4] =
-    [header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY, header::SEC_WEBSOCKET_VERSION];
-const ANSWER: [HeaderName; 4] = [
+/// The WebSocket subprotocols of commands that kubelets here speak.
+const COMMANDS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// Those of forwarded ports: what kubectl speaks since 1.31, and one connection for each port.
+const PORTS: [&str; 2] = ["SPDY/3.1+portforward.k8s.io", "v4.channel.k8s.io"];
+
+/// What both ends speak on top of SPDY.
+const SPDY_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
+
+/// What the client's handshake consists of, besides the subprotocols.
+const HANDSHAKE: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    SPDY_PROTOCOL,
+];
+/// What the kubelet's answer consists of.
+const ANSWER: [HeaderName; 5] = [
     header::CONNECTION,
     header::UPGRADE,
     header::SEC_WEBSOCKET_ACCEPT,
     header::SEC_WEBSOCKET_PROTOCOL,
+    SPDY_PROTOCOL,
 ];
 
 /// Upgrades the connection and joins it with the kubelet's.
 ///
 /// # Errors
-/// 404 without the pod, 400 for an unknown container, a finished pod or a request that is no
-/// WebSocket handshake, and whatever the kubelet answers.
+/// 404 without the pod, 400 for an unknown container, a finished pod or a request that asks for no
+/// upgrade, and whatever the kubelet answers.
 pub async fn serve(api: &Arc<Api>, mut call: Call) -> Result<Response, Status> {
     authorize(api, &call)?;
     let pod = find_pod(api, &call.info)?;
-    let container = container(&pod.value, call.query.get("container"))?;
-    let phase = text(&pod.value, "/status/phase");
-    if matches!(phase, "Succeeded" | "Failed") {
-        let what = if call.info.subresource == "exec" { "exec" } else { "attach" };
-        return Err(Status::bad_request(format!(
-            "cannot {what} into a container in a completed pod; current phase is {phase}"
-        )));
-    }
+    let path = path(&call, &pod)?;
     let node = text(&pod.value, "/spec/nodeName");
     if node.is_empty() {
         let name = &call.info.name;
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
     let (host, port) = kubelet_address(api, node)?;
-    let protocols = handshake(&call.parts.headers)?;
-    let path = format!(
-        "/{}/{}/{}/{container}?{}",
-        call.info.subresource,
-        call.info.namespace,
-        call.info.name,
-        query_string(&options(&call)?)
-    );
-    let mut request = Request::get(path).header(header::HOST, format!("{host}:{port}"));
-    for name in &HANDSHAKE {
-        if let Some(value) = call.parts.headers.get(name) {
-            request = request.header(name, value);
-        }
-    }
-    let request = request
-        .header(header::SEC_WEBSOCKET_PROTOCOL, protocols.join(", "))
+    let mut request = Request::builder()
+        .method(call.parts.method.clone())
+        .uri(path)
+        .header(header::HOST, format!("{host}:{port}"))
         .body(Empty::new())
         .map_err(Status::internal)?;
+    let ours = if call.info.subresource == "portforward" { PORTS } else { COMMANDS };
+    *request.headers_mut() = {
+        let mut headers = handshake(&call.parts.headers, ours)?;
+        headers.extend(std::mem::take(request.headers_mut()));
+        headers
+    };
     let mut answer = api.kubelet.send((&host, port), request).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         let code = answer.status().as_u16();
@@ -87,16 +91,42 @@ pub async fn serve(api: &Arc<Api>, mut call: Call) -> Result<Response, Status> {
     Ok(response)
 }
 
-/// The subprotocols that both sides may choose from.
-fn handshake(headers: &HeaderMap) -> Result<Vec<&'static str>, Status> {
+/// Path and query at the kubelet.
+fn path(call: &Call, pod: &Stored) -> Result<String, Status> {
+    let (namespace, name) = (&call.info.namespace, &call.info.name);
+    if call.info.subresource == "portforward" {
+        // Only the WebSocket with a connection for each port names them here.
+        let ports: Vec<_> = call.query.all("ports").map(|port| ("port", port.to_owned())).collect();
+        return Ok(format!("/portForward/{namespace}/{name}?{}", query_string(&ports)));
+    }
+    let what = &call.info.subresource;
+    let container = container(&pod.value, call.query.get("container"))?;
+    let phase = text(&pod.value, "/status/phase");
+    if matches!(phase, "Succeeded" | "Failed") {
+        return Err(Status::bad_request(format!(
+            "cannot {what} into a container in a completed pod; current phase is {phase}"
+        )));
+    }
+    Ok(format!("/{what}/{namespace}/{name}/{container}?{}", query_string(&options(call)?)))
+}
+
+/// The client's handshake as the kubelet gets it, with the subprotocols that both may choose from.
+fn handshake(headers: &HeaderMap, ours: [&'static str; 2]) -> Result<HeaderMap, Status> {
+    let mut passed = HeaderMap::new();
+    for name in &HANDSHAKE {
+        for value in headers.get_all(name) {
+            passed.append(name, value.clone());
+        }
+    }
     let upgrade = headers.get(header::UPGRADE).and_then(|value| value.to_str().ok());
     match upgrade {
+        Some(protocol) if protocol.eq_ignore_ascii_case("SPDY/3.1") => return Ok(passed),
         Some(protocol) if protocol.eq_ignore_ascii_case("websocket") => (),
         Some(protocol) => {
             return Err(Status::bad_request(format!(
                 "unable to upgrade: {protocol} is not supported, use WebSocket with subprotocol \
-                 {} (kubectl 1.31 or newer does)",
-                PROTOCOLS.join(" or ")
+                 {}, or SPDY/3.1",
+                ours.join(" or ")
             )));
         }
         None => return Err(Status::bad_request("Upgrade request required")),
@@ -107,18 +137,19 @@ fn handshake(headers: &HeaderMap) -> Result<Vec<&'static str>, Status> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(',').map(str::trim))
         .collect();
-    let both: Vec<&str> =
-        PROTOCOLS.into_iter().filter(|protocol| offered.contains(protocol)).collect();
+    let both: Vec<&str> = ours.into_iter().filter(|protocol| offered.contains(protocol)).collect();
     if both.is_empty() {
         return Err(Status::bad_request(format!(
             "unable to upgrade: none of the subprotocols {offered:?} is supported, use {}",
-            PROTOCOLS.join(" or ")
+            ours.join(" or ")
         )));
     }
-    Ok(both)
+    let both = HeaderValue::from_str(&both.join(", ")).map_err(Status::internal)?;
+    passed.insert(header::SEC_WEBSOCKET_PROTOCOL, both);
+    Ok(passed)
 }
 
-/// A command changes things although the request is a GET, so it takes the right to create too.
+/// These requests change things although they may be a GET, so they take the right to create too.
 fn authorize(api: &Api, call: &Call) -> Result<(), Status> {
     if call.info.verb == "create" {
         return Ok(());

@@ -7,7 +7,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use axum::extract::{Path, RawQuery, WebSocketUpgrade};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -53,7 +53,8 @@ impl Kubelet {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let router = Router::new()
             .route("/containerLogs/{ns}/{pod}/{container}", get(logs))
-            .route("/exec/{ns}/{pod}/{container}", get(exec));
+            .route("/exec/{ns}/{pod}/{container}", get(exec))
+            .route("/portForward/{ns}/{pod}", any(no_ports));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move {
@@ -84,6 +85,12 @@ async fn logs(
         return (StatusCode::BAD_REQUEST, text).into_response();
     }
     format!("{namespace}/{pod}/{container} {}\n", query.unwrap_or_default()).into_response()
+}
+
+/// Refuses in either protocol.
+async fn no_ports(Path((namespace, pod)): Path<(String, String)>) -> Response {
+    let text = format!("the kubelet has no ports of {namespace}/{pod}");
+    (StatusCode::NOT_FOUND, text).into_response()
 }
 
 async fn exec(upgrade: WebSocketUpgrade, RawQuery(query): RawQuery) -> Response {
@@ -202,5 +209,5 @@ async fn what_is_not_there_says_so() {
         .await;
     let (code, _, err) = cluster.try_kubectl("admin", "port-forward pod/web 0:80", "").await;
     assert_eq!(code, 1);
-    assert!(err.contains("pods/portforward is not supported by this API server"), "{err}");
+    assert!(err.contains("the kubelet has no ports"), "{err}");
 }

@@ -187,7 +187,8 @@ impl Workers {
         {
             tracing::error!(%error, folder = %folder.display(), "pod's folder could not be made");
         }
-        let live = Arc::new(Live { folder, running: Default::default() });
+        let live =
+            Arc::new(Live { folder, running: Default::default(), entrance: Default::default() });
         let name = (
             wanted.pod.metadata.namespace.clone().unwrap_or_default(),
             wanted.pod.metadata.name.clone().unwrap_or_default(),

@@ -1,10 +1,16 @@
-//! The kubelet API: logs, and commands in containers, for the API server.
+//! The kubelet API: logs, commands in containers and forwarded ports, for the API server.
 //!
-//! [`server`] listens and finds the container; [`logs`] reads what it wrote; [`session`] runs a
-//! command or attaches; [`websocket`] carries a session. SPDY, the older way, is not spoken: API
-//! servers since Kubernetes 1.36 use WebSockets towards nodes that declare them.
+//! [`server`] listens and finds the container; [`logs`] reads what it wrote; [`streams`] has the
+//! routes that leave HTTP, which [`upgrade`] negotiates. [`session`] runs a command or attaches;
+//! [`websocket`] and [`remote_command`] carry it, the latter over [`spdy`]; [`forward`] connects to
+//! ports of pods.
 
+pub(crate) mod forward;
 pub(crate) mod logs;
+pub(crate) mod remote_command;
 pub(crate) mod server;
 pub(crate) mod session;
+pub(crate) mod spdy;
+pub(crate) mod streams;
+pub(crate) mod upgrade;
 pub(crate) mod websocket;

@@ -168,7 +168,6 @@ fn status(
         "capacity": amount,
         "allocatable": amount,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": KUBELET_PORT}},
-        "declaredFeatures": ["ExtendWebSocketsToKubelet"],
         "conditions": [
             condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
             condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),

@@ -172,9 +172,6 @@ impl Cluster {
                 ("allow-privileged", "true".to_owned()),
                 ("profiling", "false".to_owned()),
                 ("kubelet-preferred-address-types", "InternalIP".to_owned()),
-                // The node agent speaks WebSockets only; without this, streams of `exec` would
-                // be translated to the protocol that came before.
-                ("feature-gates", "TranslateStreamCloseWebsocketRequests=false".to_owned()),
             ],
         );
         process.arguments.extend(self.api_server_flags());

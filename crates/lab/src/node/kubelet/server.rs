@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Extension, FromRequestParts, Path, Query, Request, State};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
@@ -25,8 +24,7 @@ use tombolo_runtime::listen::accept;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::node::kubelet::logs::{self, Wanted, Writing};
-use crate::node::kubelet::session::{self, Request as SessionRequest, Streams};
-use crate::node::kubelet::websocket;
+use crate::node::kubelet::streams;
 use crate::node::pod::process::{Folder, Process};
 use crate::node::pod::work::Live;
 use crate::node::{KUBELET_PORT, Node, NodeError, tls};
@@ -101,13 +99,15 @@ fn administers(certificate: &[u8]) -> bool {
 fn router(node: Arc<Node>) -> Router {
     let protected = Router::new()
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
-        .route("/exec/{namespace}/{pod}/{container}", any(exec))
-        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec))
-        .route("/attach/{namespace}/{pod}/{container}", any(attach))
-        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(attach))
+        .route("/exec/{namespace}/{pod}/{container}", any(streams::exec))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(streams::exec))
+        .route("/attach/{namespace}/{pod}/{container}", any(streams::attach))
+        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(streams::attach))
+        .route("/portForward/{namespace}/{pod}", any(streams::port_forward))
+        .route("/portForward/{namespace}/{pod}/{uid}", any(streams::port_forward))
         .route("/pods", get(pods))
         .fallback(|request: Request| async move {
-            Refusal(
+            Refusal::new(
                 StatusCode::NOT_IMPLEMENTED,
                 format!(
                     "{} is not implemented by the node agent of a lab cluster",
@@ -124,23 +124,43 @@ async fn only_administrators(request: Request, next: Next) -> Response {
         return next.run(request).await;
     }
     let groups = ADMINISTRATORS.join(" or ");
-    Refusal(StatusCode::FORBIDDEN, format!("the client certificate must be of the group {groups}"))
-        .into_response()
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        format!("the client certificate must be of the group {groups}"),
+    )
+    .into_response()
 }
 
 /// Why a request is not served. The text goes to the user by way of the API server.
-struct Refusal(StatusCode, String);
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    text: String,
+    header: Option<(HeaderName, String)>,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into(), header: None }
+    }
+
+    /// The refusal with a header.
+    pub(crate) fn with(self, name: HeaderName, value: &str) -> Self {
+        Self { header: Some((name, value.to_owned())), ..self }
+    }
+}
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.0, self.1).into_response()
+        (self.status, AppendHeaders(self.header), self.text).into_response()
     }
 }
 
 /// A container that a request names.
-struct Target {
-    namespace: String,
-    pod: String,
+pub(crate) struct Target {
+    pub namespace: String,
+    pub pod: String,
     container: String,
 }
 
@@ -164,7 +184,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 }
 
 impl Target {
-    fn live(
+    pub(crate) fn live(
         &self,
         node: &Node,
     ) -> Result<(Arc<k8s_openapi::api::core::v1::Pod>, Arc<Live>), Refusal> {
@@ -173,18 +193,18 @@ impl Target {
         let found =
             found.map(|(wanted, live)| (Arc::clone(&wanted.borrow().pod), Arc::clone(live)));
         found.ok_or_else(|| {
-            Refusal(
+            Refusal::new(
                 StatusCode::NOT_FOUND,
                 format!("pod \"{}_{}\" does not exist on this node", self.pod, self.namespace),
             )
         })
     }
 
-    fn process(&self, node: &Node) -> Result<Arc<Process>, Refusal> {
+    pub(crate) fn process(&self, node: &Node) -> Result<Arc<Process>, Refusal> {
         let (_, live) = self.live(node)?;
         let process = live.running.lock().get(&self.container).cloned();
         process.ok_or_else(|| {
-            Refusal(
+            Refusal::new(
                 StatusCode::NOT_FOUND,
                 format!(
                     "container not found (\"{}\" of pod {}_{} is not running)",
@@ -200,7 +220,7 @@ async fn container_logs(
     target: Target,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, Refusal> {
-    let bad = |text: String| Refusal(StatusCode::BAD_REQUEST, text);
+    let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
     let wanted = Wanted::parse(&query, Timestamp::now()).map_err(bad)?;
     let (pod, live) = target.live(&node)?;
     let folder = Folder::new(&live.folder, &target.container);
@@ -212,7 +232,7 @@ async fn container_logs(
         process.map(|process| Writing { lines: process.log.follow(), ending: process.ending() });
     let stream = logs::read(folder.log(*run), wanted, writing);
     let stream = stream.map_err(|error| {
-        Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("read the log: {error}"))
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("read the log: {error}"))
     })?;
     Ok(([("content-type", "text/plain")], Body::from_stream(stream)).into_response())
 }
@@ -245,79 +265,6 @@ fn no_log(pod: &k8s_openapi::api::core::v1::Pod, target: &Target, previous: bool
         "container \"{container}\" in pod \"{name}\" is waiting to start: {}",
         reason.unwrap_or_else(|| "ContainerCreating".into())
     )
-}
-
-async fn exec(
-    State(node): State<Arc<Node>>,
-    target: Target,
-    Query(query): Query<Vec<(String, String)>>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let process = target.process(&node)?;
-    let wanted = SessionRequest::parse(&query);
-    if wanted.command.is_empty() {
-        return Err(Refusal(
-            StatusCode::BAD_REQUEST,
-            "you must specify at least 1 command for the container".into(),
-        ));
-    }
-    let program = node.program.clone();
-    let run = move |wanted: SessionRequest, streams: Streams| async move {
-        session::outcome(session::exec(&program, &process, &wanted, streams).await)
-    };
-    carry(&node, wanted, request, run).await
-}
-
-async fn attach(
-    State(node): State<Arc<Node>>,
-    target: Target,
-    Query(query): Query<Vec<(String, String)>>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let process = target.process(&node)?;
-    let wanted = SessionRequest::parse(&query);
-    let run = move |wanted: SessionRequest, streams: Streams| async move {
-        session::outcome(session::attach(process, &wanted, streams).await)
-    };
-    carry(&node, wanted, request, run).await
-}
-
-/// Answers with whichever protocol the client upgrades to.
-async fn carry<F, R>(
-    node: &Arc<Node>,
-    wanted: SessionRequest,
-    request: Request,
-    run: F,
-) -> Result<Response, Refusal>
-where
-    F: FnOnce(SessionRequest, Streams) -> R + Send + 'static,
-    R: Future<Output = serde_json::Value> + Send,
-{
-    let upgrade = request
-        .headers()
-        .get(http::header::UPGRADE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    if upgrade.eq_ignore_ascii_case("SPDY/3.1") {
-        let text = "this node speaks WebSockets only; the API server must have the feature ExtendWebSocketsToKubelet (Kubernetes 1.36)";
-        return Err(Refusal(StatusCode::BAD_REQUEST, text.into()));
-    }
-    let (mut parts, _) = request.into_parts();
-    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
-    let upgrade = upgrade.map_err(|error| {
-        Refusal(StatusCode::BAD_REQUEST, format!("upgrade to a WebSocket: {error}"))
-    })?;
-    let shutdown = node.shutdown.clone();
-    let upgrade = upgrade.protocols(websocket::PROTOCOLS);
-    if upgrade.selected_protocol().is_none() {
-        return Err(Refusal(
-            StatusCode::FORBIDDEN,
-            format!("the client must speak one of {}", websocket::PROTOCOLS.join(", ")),
-        ));
-    }
-    Ok(upgrade.on_upgrade(move |socket| async move {
-        Box::pin(websocket::carry(socket, shutdown, |streams| run(wanted, streams))).await;
-    }))
 }
 
 async fn pods(State(node): State<Arc<Node>>) -> Json<serde_json::Value> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nix::pty::openpty;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe;
@@ -55,6 +56,14 @@ pub(crate) enum FromClient {
     Input(Bytes),
     InputEnds,
     Resize { columns: u16, rows: u16 },
+}
+
+/// A terminal's size on the wire.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Size {
+    pub width: u16,
+    pub height: u16,
 }
 
 /// The two directions of a session. Both are bounded: a slow side holds the other back.

@@ -7,27 +7,18 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::SplitSink;
 use futures::{SinkExt, StreamExt};
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tombolo_runtime::shutdown::Shutdown;
 
 use crate::node::container::logs::Stream;
-use crate::node::kubelet::session::{FromClient, Streams};
+use crate::node::kubelet::session::{FromClient, Size, Streams};
 
 /// The protocols, best first.
 pub(crate) const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 
 /// Messages that wait in either direction.
 const WAITING: usize = 16;
-
-/// A terminal's size on the wire.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct Size {
-    pub width: u16,
-    pub height: u16,
-}
 
 /// Carries one session over `socket`; `session` is given the streams and returns the outcome.
 pub(crate) async fn carry<F>(

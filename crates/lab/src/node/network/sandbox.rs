@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -25,10 +26,30 @@ pub(crate) enum SandboxError {
     Link(#[from] LinkError),
 }
 
-/// A network namespace with an `eth0`; gone when dropped and empty.
+/// A network namespace; gone when nobody holds it and nothing is in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Namespace(Arc<OwnedFd>);
+
+impl Namespace {
+    /// Runs `work` on a thread inside the namespace.
+    pub(crate) async fn inside<T, F>(&self, work: F) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let namespace = Arc::clone(&self.0);
+        on_thread(move || {
+            setns(&*namespace, CloneFlags::CLONE_NEWNET)?;
+            Ok(work())
+        })
+        .await
+    }
+}
+
+/// A pod's network namespace with its `eth0`.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
-    namespace: OwnedFd,
+    namespace: Namespace,
     pub(crate) address: Ipv4Addr,
     link: String,
 }
@@ -46,7 +67,7 @@ impl Sandbox {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
         });
-        let namespace = namespace.await.map_err(SandboxError::Namespace)?;
+        let namespace = Arc::new(namespace.await.map_err(SandboxError::Namespace)?);
         let link = link_name(uid);
         // A link of this name is left over from an agent that was killed a moment ago.
         if let Ok(index) = node.index(&link).await {
@@ -55,8 +76,8 @@ impl Sandbox {
         let peer = link.replacen("veth", "peer", 1);
         node.add_veth(&link, &peer).await?;
         node.hand_over(node.index(&peer).await?, namespace.as_fd(), "eth0").await?;
-        let sandbox = Self { namespace, address, link };
-        let inner = sandbox.inside(move || configure(address, gateway, &sysctls)).await;
+        let sandbox = Self { namespace: Namespace(namespace), address, link };
+        let inner = sandbox.namespace.inside(move || configure(address, gateway, &sysctls)).await;
         inner.map_err(SandboxError::Namespace)??;
         let index = node.index(&sandbox.link).await?;
         node.add_address(index, gateway.into()).await?;
@@ -66,21 +87,12 @@ impl Sandbox {
     }
 
     pub(crate) fn namespace(&self) -> BorrowedFd<'_> {
-        self.namespace.as_fd()
+        self.namespace.0.as_fd()
     }
 
-    /// Runs `work` on a thread inside the namespace.
-    pub(crate) async fn inside<T, F>(&self, work: F) -> io::Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce() -> T + Send + 'static,
-    {
-        let namespace = self.namespace.try_clone()?;
-        on_thread(move || {
-            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
-            Ok(work())
-        })
-        .await
+    /// A handle for those who connect to what listens inside.
+    pub(crate) fn handle(&self) -> Namespace {
+        self.namespace.clone()
     }
 
     /// Takes the pod off the network.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tombolo_runtime::errors::chain;
 
 use crate::node::Node;
-use crate::node::network::sandbox::Sandbox;
+use crate::node::network::sandbox::{Namespace, Sandbox};
 use crate::node::pod::fields::Facts;
 use crate::node::pod::plan::{self, Outcome, Restart};
 use crate::node::pod::prepare::{self, Waiting};
@@ -50,11 +50,20 @@ pub(crate) struct Wanted {
     pub gone: bool,
 }
 
-/// What others may see of a pod: its containers that run.
+/// What others may see of a pod: its containers that run, and the way into its network.
 #[derive(Debug)]
 pub(crate) struct Live {
     pub folder: PathBuf,
     pub running: Mutex<BTreeMap<String, Arc<Process>>>,
+    /// None until the pod has its network, and when it has given it back.
+    pub entrance: Mutex<Option<Entrance>>,
+}
+
+/// The way into a pod's network.
+#[derive(Clone, Debug)]
+pub(crate) enum Entrance {
+    Own(Namespace),
+    Host,
 }
 
 /// Happenings that may wait; who reports more waits.

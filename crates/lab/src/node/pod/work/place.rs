@@ -6,7 +6,7 @@ use tombolo_runtime::errors::chain;
 use crate::node::network::addresses;
 use crate::node::network::sandbox::Sandbox;
 use crate::node::pod::unsupported;
-use crate::node::pod::work::{Network, REFRESH, Worker};
+use crate::node::pod::work::{Entrance, Network, REFRESH, Worker};
 
 impl Worker {
     /// Gives the pod its network and volumes; false when it must be tried again. Containers start
@@ -40,6 +40,7 @@ impl Worker {
         let spec = self.spec();
         if spec.host_network == Some(true) {
             self.network = Some(Network::Host);
+            *self.live.entrance.lock() = Some(Entrance::Host);
             return Ok(self.progress.host_ip.clone());
         }
         let before = self
@@ -63,6 +64,7 @@ impl Worker {
             .await
         {
             Ok(sandbox) => {
+                *self.live.entrance.lock() = Some(Entrance::Own(sandbox.handle()));
                 self.network = Some(Network::Own(sandbox));
                 Ok(address.to_string())
             }

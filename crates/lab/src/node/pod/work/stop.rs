@@ -126,6 +126,7 @@ impl Worker {
     }
 
     async fn give_back(&mut self) {
+        *self.live.entrance.lock() = None;
         if let Some(Network::Own(sandbox)) = self.network.take() {
             let address = sandbox.address;
             if let Err(error) = sandbox.remove(&self.node.links).await {
