@@ -86,7 +86,8 @@ impl Cluster {
             {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {
                 "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}},
         ]});
-        let mut apply = cluster.kubectl(Speaks::WebSockets, &["apply", "-f", "-"]);
+        let mut apply =
+            cluster.kubectl(Speaks::WebSockets, &["apply", "--validate=false", "-f", "-"]);
         let applied = with_input(&mut apply, all.to_string().as_bytes());
         assert!(applied.status.success(), "{applied:?}");
         cluster.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
@@ -237,7 +238,8 @@ fn refused(cluster: &Cluster, speaks: Speaks) {
     let forward = cluster.forward(speaks, &format!("pod/{}", cluster.pod), 81);
     assert!(!forward.get("/", &[]).status.success());
     eventually("the reason", || {
-        let said = std::fs::read_to_string(&forward.errors).unwrap();
+        // kubectl quotes what it reports.
+        let said = std::fs::read_to_string(&forward.errors).unwrap().replace('\\', "");
         let name = format!("{}_default", cluster.pod);
         let wants = [
             format!("error forwarding port 81 to pod {name}"),
@@ -346,7 +348,7 @@ fn attaches(cluster: &Cluster) {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
             "restartPolicy": "Never", "containers": [
                 {"name": "c", "image": "busybox", "stdin": true, "stdinOnce": true, "command": ["head", "-n", "1"]}]}});
-        let mut apply = cluster.kubectl(speaks, &["apply", "-f", "-"]);
+        let mut apply = cluster.kubectl(speaks, &["apply", "--validate=false", "-f", "-"]);
         let applied = with_input(&mut apply, pod.to_string().as_bytes());
         assert!(applied.status.success(), "{applied:?}");
         cluster.ok(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);

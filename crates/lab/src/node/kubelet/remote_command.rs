@@ -69,6 +69,8 @@ pub(crate) async fn carry<F>(
         tracing::debug!("the client did not open the streams of its session");
         return connection.close().await;
     };
+    // More streams are refused.
+    connection.opened.close();
     let (to_session, from_client) = mpsc::channel(WAITING);
     let (to_client, output) = mpsc::channel(WAITING);
     if let Some(stdin) = stdin {

@@ -9,7 +9,7 @@
 
 pub(crate) mod connection;
 mod dictionary;
-mod frame;
+pub(crate) mod frame;
 mod headers;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

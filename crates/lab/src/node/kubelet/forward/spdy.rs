@@ -53,7 +53,7 @@ pub(crate) async fn serve(mut connection: Connection, pod: Pod, shutdown: Shutdo
     let mut sweep = tokio::time::interval(PAIRING / 6);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let stream = tokio::select! {
+        let mut stream = tokio::select! {
             opened = connection.opened.recv() => match opened {
                 Some(stream) => stream,
                 None => break,
@@ -72,6 +72,10 @@ pub(crate) async fn serve(mut connection: Connection, pod: Pod, shutdown: Shutdo
                 continue;
             }
         };
+        if kind == Kind::Error {
+            // What a client sends there is nobody's.
+            stream.input.close();
+        }
         if stream.accept().await.is_err() {
             continue;
         }
@@ -90,8 +94,12 @@ pub(crate) async fn serve(mut connection: Connection, pod: Pod, shutdown: Shutdo
                 let _gone = stream.output.reset().await;
                 halves.insert(request, half);
             }
-            None if halves.len() >= MOST_STREAMS => drop(stream.output.reset().await),
-            None => drop(halves.insert(request, Half { stream, kind, since: Instant::now() })),
+            None if halves.len() >= MOST_STREAMS => {
+                let _gone = stream.output.reset().await;
+            }
+            None => {
+                halves.insert(request, Half { stream, kind, since: Instant::now() });
+            }
         }
     }
     connection.close().await;
@@ -158,4 +166,118 @@ async fn one(pod: &Pod, port: u16, error: Stream, data: Stream) {
         }
     }
     let _gone = error.output.finish().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{SinkExt, StreamExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::node::kubelet::spdy::frame::Frame;
+    use crate::node::kubelet::spdy::tests::{Both, Client, headers};
+
+    fn start() -> Client {
+        let (connection, client) = Both::connect();
+        let pod = Pod { name: "p_default".into(), uid: "1".into(), namespace: None };
+        let shutdown = Shutdown::default();
+        shutdown.clone().spawn("port-forward", serve(connection, pod, shutdown));
+        client
+    }
+
+    fn open(id: u32, all: &[(&str, &str)]) -> Frame {
+        Frame::SynStream { id, fin: false, unidirectional: false, headers: headers(all) }
+    }
+
+    /// The status of a refusal, or none when the stream is accepted.
+    async fn reply(client: &mut Client, to: u32) -> Option<u32> {
+        match client.next().await.unwrap().unwrap() {
+            Frame::SynReply { id, fin: false, .. } if id == to => None,
+            Frame::RstStream { id, status } if id == to => Some(status),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a stream says until its end, and the end of another stream in between.
+    async fn text_until_the_end(client: &mut Client, of: u32) -> String {
+        let mut text = Vec::new();
+        loop {
+            match client.next().await.unwrap().unwrap() {
+                Frame::Data { id, fin, bytes } if id == of => {
+                    text.extend(bytes);
+                    if fin {
+                        return String::from_utf8(text).unwrap();
+                    }
+                }
+                Frame::Data { fin: true, bytes, .. } if bytes.is_empty() => (),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_find_each_other_by_request() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let mut client = start();
+        // The second request's data stream comes first, and the first request's has no number.
+        let streams = [
+            (1, vec![("port", port.as_str()), ("streamtype", "error")]),
+            (3, vec![("port", &port), ("streamtype", "data")]),
+            (5, vec![("port", &port), ("streamtype", "data"), ("requestid", "a")]),
+            (7, vec![("port", &port), ("streamtype", "error"), ("requestid", "a")]),
+        ];
+        for (id, all) in &streams {
+            client.send(open(*id, all)).await.unwrap();
+            assert_eq!(reply(&mut client, *id).await, None);
+        }
+        for (id, text) in [(3, "first"), (5, "second")] {
+            let (bytes, fin) = (Bytes::from_static(text.as_bytes()), true);
+            client.send(Frame::Data { id, fin, bytes }).await.unwrap();
+        }
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = String::new();
+            stream.read_to_string(&mut asked).await.unwrap();
+            stream.write_all(format!("heard {asked}").as_bytes()).await.unwrap();
+            drop(stream);
+            let id = if asked == "first" { 3 } else { 5 };
+            assert_eq!(text_until_the_end(&mut client, id).await, format!("heard {asked}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_stream_ends_only_that_stream() {
+        let mut client = start();
+        let wrong: [&[(&str, &str)]; 5] = [
+            &[("streamtype", "data")],
+            &[("streamtype", "data"), ("port", "0")],
+            &[("streamtype", "data"), ("port", "65536")],
+            &[("port", "80")],
+            &[("streamtype", "other"), ("port", "80")],
+        ];
+        for (id, all) in (1..).step_by(2).zip(wrong) {
+            client.send(open(id, all)).await.unwrap();
+            assert_eq!(reply(&mut client, id).await, Some(5), "{all:?}");
+        }
+        let error = [("streamtype", "error"), ("port", "1"), ("requestid", "a")];
+        client.send(open(101, &error)).await.unwrap();
+        assert_eq!(reply(&mut client, 101).await, None);
+        // A second one of its kind.
+        client.send(open(103, &error)).await.unwrap();
+        assert_eq!(reply(&mut client, 103).await, None);
+        assert_eq!(reply(&mut client, 103).await, Some(5));
+        let data = [("streamtype", "data"), ("port", "1"), ("requestid", "a")];
+        client.send(open(105, &data)).await.unwrap();
+        assert_eq!(reply(&mut client, 105).await, None);
+        let said = text_until_the_end(&mut client, 101).await;
+        assert!(
+            said.starts_with(
+                "error forwarding port 1 to pod p_default, uid 1: failed to connect to localhost:1 \
+                 inside namespace \"p_default\", IPv4: dial tcp4 127.0.0.1:1: connect: \
+                 connection refused IPv6: dial tcp6 [::1]:1: connect: "
+            ),
+            "{said}"
+        );
+    }
 }

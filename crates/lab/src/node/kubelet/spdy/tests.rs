@@ -14,7 +14,7 @@ use super::dictionary::DICTIONARY;
 use super::frame::{CHUNK, Frame, FrameError, FrameReader, FrameWriter, LARGEST_CONTROL};
 use super::headers::{HeaderError, HeaderReader, HeaderWriter, Headers, LARGEST_BLOCK};
 
-fn headers(all: &[(&str, &str)]) -> Headers {
+pub(crate) fn headers(all: &[(&str, &str)]) -> Headers {
     all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
@@ -245,18 +245,22 @@ proptest! {
     }
 }
 
-/// A client's end of a connection: frames in both directions, through the codec both use.
-struct Both;
+/// The client's end.
+pub(crate) type Client = Framed<DuplexStream, Codec>;
+
+/// Both ends of a connection: frames in both directions, through the codec both use.
+pub(crate) struct Both;
 
 impl Both {
-    fn connect() -> (Connection, Framed<DuplexStream, Codec>) {
+    pub(crate) fn connect() -> (Connection, Client) {
         let (server, client) = tokio::io::duplex(64 << 10);
         let codec = Codec(FrameReader::new(), FrameWriter::new());
         (connection::serve(server, &Shutdown::default()), Framed::new(client, codec))
     }
 }
 
-struct Codec(FrameReader, FrameWriter);
+#[derive(Debug)]
+pub(crate) struct Codec(FrameReader, FrameWriter);
 
 impl Decoder for Codec {
     type Item = Frame;
