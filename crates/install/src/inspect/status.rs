@@ -102,8 +102,9 @@ fn short(url: &str) -> &str {
         "type.googleapis.com/istio.networking.nds.v1.NameTable" => "NDS",
         "type.googleapis.com/istio.mesh.v1alpha1.ProxyConfig" => "PCDS",
         EXTENSION => "ECDS",
-        "type.googleapis.com/istio.workload.Address" => "WDS",
-        "type.googleapis.com/istio.security.Authorization" => "WADS",
+        "type.googleapis.com/istio.workload.Address" => "WADS",
+        "type.googleapis.com/istio.workload.Workload" => "WDS",
+        "type.googleapis.com/istio.security.Authorization" => "WAUTH",
         other => other,
     }
 }
