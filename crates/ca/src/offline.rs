@@ -6,8 +6,8 @@
 //! [`crate::folder`] keeps all of this as files.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
@@ -80,6 +80,9 @@ impl Settings {
         Ok(())
     }
 }
+
+/// `keyUsage` (RFC 5280, 4.2.1.3), a bit string.
+const KEY_USAGE: &[u64] = &[2, 5, 29, 15];
 
 /// A century: longer is a mistake, and X.509 ends with the year 9999.
 const MAX_DAYS: u32 = 36_500;
@@ -339,8 +342,9 @@ impl Intermediate {
             params.distinguished_name.push(kind.clone(), *text);
         }
         params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages =
-            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        // digitalSignature and keyEncipherment, not critical, which rcgen's own field would be.
+        let usage = CustomExtension::from_oid_content(KEY_USAGE, vec![0x03, 0x02, 0x05, 0xa0]);
+        params.custom_extensions = vec![usage];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = vec![SanType::URI(id.to_string().try_into().map_err(failed)?)];

@@ -44,6 +44,24 @@ impl ClusterFlags {
     }
 }
 
+/// istioctl's `-n`, which says nothing to commands about whole installations.
+#[derive(Debug, Args)]
+pub struct UnusedNamespace {
+    /// Taken as istioctl does; the control plane's namespace is --istioNamespace.
+    #[arg(short, long, hide = true)]
+    namespace: Option<String>,
+}
+
+impl UnusedNamespace {
+    fn say(&self) {
+        if let Some(namespace) = &self.namespace {
+            output::note(format_args!(
+                "--namespace={namespace} has no effect here; --istioNamespace is the control plane's namespace"
+            ));
+        }
+    }
+}
+
 /// What an installation is made from.
 #[derive(Debug, Args)]
 pub struct OperatorFlags {
@@ -105,6 +123,8 @@ pub struct InstallCommand {
     cluster: ClusterFlags,
     #[command(flatten)]
     operator: OperatorFlags,
+    #[command(flatten)]
+    namespace: UnusedNamespace,
     /// Do not ask.
     #[arg(short = 'y', long)]
     skip_confirmation: bool,
@@ -123,6 +143,8 @@ pub struct UninstallCommand {
     cluster: ClusterFlags,
     #[command(flatten)]
     operator: OperatorFlags,
+    #[command(flatten)]
+    namespace: UnusedNamespace,
     /// Everything, Istio's definitions and the objects of those kinds included.
     #[arg(long)]
     purge: bool,
@@ -141,7 +163,14 @@ pub struct ManifestCommand {
 #[derive(Debug, Subcommand)]
 enum ManifestSubcommand {
     /// Print the objects as YAML, in the order of installation.
-    Generate(OperatorFlags),
+    Generate {
+        #[command(flatten)]
+        operator: OperatorFlags,
+        #[command(flatten)]
+        cluster: Box<ClusterFlags>,
+        #[command(flatten)]
+        namespace: UnusedNamespace,
+    },
 }
 
 /// Print the secret by which another cluster's control plane reads this cluster.
@@ -217,6 +246,7 @@ fn confirmed(question: &str) -> anyhow::Result<bool> {
 impl InstallCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         super::block_on(async {
+            self.namespace.say();
             let operator = self.operator.operator(self.cluster.istio_namespace.as_deref())?;
             if self.dry_run {
                 for object in render(&operator).iter().flat_map(|component| &component.objects) {
@@ -251,6 +281,7 @@ impl InstallCommand {
 impl UninstallCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         super::block_on(async {
+            self.namespace.say();
             if !self.purge && self.operator.filename.is_empty() && self.operator.revision.is_none()
             {
                 bail!(
@@ -276,8 +307,13 @@ impl UninstallCommand {
 
 impl ManifestCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let ManifestSubcommand::Generate(flags) = self.command;
-        for component in render(&flags.operator(None)?) {
+        let ManifestSubcommand::Generate { operator, cluster, namespace } = self.command;
+        namespace.say();
+        cluster.logging.start();
+        if cluster.context.is_some() || cluster.kubeconfig.is_some() {
+            output::note("no cluster is asked: what is printed is the same for all");
+        }
+        for component in render(&operator.operator(cluster.istio_namespace.as_deref())?) {
             output::text(write_manifest(&component.objects)?);
         }
         Ok(ExitCode::SUCCESS)
