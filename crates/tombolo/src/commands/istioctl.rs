@@ -25,7 +25,7 @@ const SHARED: &[&str] = &[
 pub fn arguments(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut rest: Vec<OsString> = arguments.into_iter().collect();
     let mut leading = Vec::new();
-    while let Some(words) = rest.get(1).and_then(|first| shared(first)) {
+    while let Some(words) = rest.get(1).and_then(shared) {
         if rest.len() < 1 + words {
             break;
         }
