@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 mod config;
 mod container;
 mod decide;
+pub mod manifest;
 mod merge;
 mod owner;
 mod place;

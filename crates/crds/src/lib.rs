@@ -5,3 +5,4 @@ pub mod duration;
 pub mod mesh_config;
 pub mod networking;
 pub mod security;
+pub mod validity;

@@ -63,6 +63,11 @@ impl CallError {
         matches!(&self.source, kube::Error::Api(status) if status.code == 404)
     }
 
+    /// Whether the API server said that this user may not.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(&self.source, kube::Error::Api(status) if status.code == 403)
+    }
+
     /// Whether trying again may help: the server was not reached, or said so.
     fn is_passing(&self) -> bool {
         match &self.source {
@@ -120,6 +125,11 @@ impl Cluster {
         let client = Client::try_from(config)
             .map_err(|source| OpenError::Client { cluster: name.to_owned(), source })?;
         Ok(Self { name: name.to_owned(), server, client })
+    }
+
+    /// A cluster that a client was made for elsewhere.
+    pub fn from_client(name: &str, client: Client) -> Self {
+        Self { name: name.to_owned(), server: String::new(), client }
     }
 
     /// The cluster's name in the mesh, or the context it was opened by.

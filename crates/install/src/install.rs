@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::{Api, ResourceExt};
+use serde_json::Value;
 
 use crate::cluster::{CallError, Cluster};
 use crate::object::Object;
@@ -23,6 +24,7 @@ const PRUNED: &[(&str, &str)] = &[
     ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"),
     ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"),
     ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    ("policy/v1", "PodDisruptionBudget"),
     ("apps/v1", "Deployment"),
     ("v1", "Service"),
     ("discovery.k8s.io/v1", "EndpointSlice"),
@@ -62,7 +64,7 @@ pub async fn install(
     limit: Duration,
     progress: &Progress,
 ) -> Result<Installed, InstallError> {
-    ensure_namespace(cluster, operator).await?;
+    ensure_namespaces(cluster, operator).await?;
     let components = render(operator);
     let mut installed = Installed::default();
     for component in &components {
@@ -98,25 +100,60 @@ pub async fn apply(
     try_join_all(definitions.iter().map(|object| wait::established(cluster, object.name(), limit)))
         .await?;
     for object in rest {
-        cluster.apply(object).await?;
+        cluster.apply(&settled(cluster, object).await?).await?;
     }
     Ok(())
 }
 
-/// The control plane's namespace. Only where it is made here it gets the network's label, as
-/// Istio's installer does; an existing one is the user's.
-async fn ensure_namespace(cluster: &Cluster, operator: &Operator) -> Result<(), CallError> {
-    let name = operator.namespace();
-    let mut namespace = Object::new(serde_json::json!({
-        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name},
-    }));
-    if cluster.get(&namespace).await?.is_some() {
-        return Ok(());
+/// The object as it is to be applied: without what a running control plane has taken over.
+///
+/// A validation webhook starts permissive, and its control plane makes it strict once it answers.
+/// Installing again must not make it permissive for a while.
+///
+/// # Errors
+/// When the cluster cannot be asked.
+pub async fn settled(cluster: &Cluster, object: &Object) -> Result<Object, CallError> {
+    if object.kind() != "ValidatingWebhookConfiguration" {
+        return Ok(object.clone());
     }
-    if let Some(network) = operator.text("/global/network") {
-        namespace.set_label("topology.istio.io/network", network);
+    let Some(live) = cluster.get(object).await? else { return Ok(object.clone()) };
+    Ok(keep_strict(object, &live.data))
+}
+
+fn keep_strict(object: &Object, live: &Value) -> Object {
+    let mut object = object.clone();
+    let live = live.get("webhooks").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let webhooks = object.value_mut().get_mut("webhooks").and_then(Value::as_array_mut);
+    for webhook in webhooks.into_iter().flatten().filter_map(Value::as_object_mut) {
+        let same = live.iter().find(|it| it.get("name") == webhook.get("name"));
+        let policy = same.and_then(|it| it.get("failurePolicy"));
+        if policy.is_some_and(|it| it == "Fail") {
+            webhook.remove("failurePolicy");
+        }
     }
-    cluster.apply(&namespace).await.map(drop)
+    object
+}
+
+/// The namespaces of the control plane and of gateways. Only where the control plane's is made
+/// here it gets the network's label, as Istio's installer does; an existing one is the user's.
+async fn ensure_namespaces(cluster: &Cluster, operator: &Operator) -> Result<(), CallError> {
+    let gateways = operator.gateways();
+    let mut names: BTreeSet<&str> = gateways.iter().map(|it| it.namespace.as_str()).collect();
+    names.insert(operator.namespace());
+    for name in names {
+        let mut namespace = Object::new(serde_json::json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name},
+        }));
+        if cluster.get(&namespace).await?.is_some() {
+            continue;
+        }
+        let network = operator.text("/global/network").filter(|_| name == operator.namespace());
+        if let Some(network) = network {
+            namespace.set_label("topology.istio.io/network", network);
+        }
+        cluster.apply(&namespace).await?;
+    }
+    Ok(())
 }
 
 /// Waits until the control plane has put its CA bundle into its injection webhook: from then on
@@ -206,33 +243,57 @@ pub async fn labelled(cluster: &Cluster, selector: &str) -> Result<Vec<Object>, 
     Ok(try_join_all(lists).await?.into_iter().flatten().collect())
 }
 
-/// Removes everything that installations of ours made; definitions too where `purge` says so.
+/// How much `uninstall` removes.
+#[derive(Clone, Copy, Debug)]
+pub enum Extent<'a> {
+    /// What one document installed. Definitions stay.
+    Installation(&'a Operator),
+    /// The control plane and the gateways of a revision. What revisions share stays.
+    Revision(&'a str),
+    /// Everything, definitions and with them the objects of their kinds included.
+    Everything,
+}
+
+/// What `uninstall` would remove, in that order.
+///
+/// # Errors
+/// When the cluster cannot be asked.
+pub async fn removable(cluster: &Cluster, extent: Extent<'_>) -> Result<Vec<Object>, CallError> {
+    match extent {
+        Extent::Installation(operator) => owned(cluster, operator).await,
+        Extent::Revision(revision) => {
+            let revision = if revision.is_empty() { "default" } else { revision };
+            let components = "Pilot,IngressGateways,EgressGateways,IngressGateway,EgressGateway";
+            let selector = format!(
+                "istio.io/rev={revision},operator.istio.io/component in ({components})",
+                components = components.replace(',', ", ")
+            );
+            labelled(cluster, &selector).await
+        }
+        Extent::Everything => {
+            let mut objects = labelled(cluster, "operator.istio.io/component").await?;
+            let like = Object::new(serde_json::json!({
+                "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            }));
+            for found in cluster.list_labelled(&like, "operator.istio.io/component=Base").await? {
+                objects.push(Object::new(serde_json::json!({
+                    "apiVersion": "apiextensions.k8s.io/v1",
+                    "kind": "CustomResourceDefinition",
+                    "metadata": {"name": found.name_any()},
+                })));
+            }
+            Ok(objects)
+        }
+    }
+}
+
+/// Removes what installations of ours made.
 ///
 /// # Errors
 /// When the cluster refuses or cannot be asked.
-pub async fn uninstall(
-    cluster: &Cluster,
-    only: Option<&Operator>,
-    purge: bool,
-) -> Result<Vec<String>, CallError> {
-    let mut objects = match only {
-        Some(operator) => owned(cluster, operator).await?,
-        None => labelled(cluster, "operator.istio.io/managed=Reconcile").await?,
-    };
-    if purge {
-        let like = Object::new(serde_json::json!({
-            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        }));
-        for found in cluster.list_labelled(&like, "operator.istio.io/component=Base").await? {
-            objects.push(Object::new(serde_json::json!({
-                "apiVersion": "apiextensions.k8s.io/v1",
-                "kind": "CustomResourceDefinition",
-                "metadata": {"name": found.name_any()},
-            })));
-        }
-    }
+pub async fn uninstall(cluster: &Cluster, extent: Extent<'_>) -> Result<Vec<String>, CallError> {
     let mut removed = Vec::new();
-    for object in objects {
+    for object in removable(cluster, extent).await? {
         if cluster.delete(&object).await? {
             removed.push(object.reference());
         }
@@ -249,5 +310,25 @@ fn title(component: &Component) -> String {
             .iter()
             .find(|object| object.kind() == "Deployment")
             .map_or_else(|| component.name.to_owned(), |object| object.name().to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_webhook_that_its_control_plane_made_strict_is_not_made_permissive_again() {
+        let ours = Object::new(json!({
+            "kind": "ValidatingWebhookConfiguration",
+            "webhooks": [{"name": "rev.validation.istio.io", "failurePolicy": "Ignore"}],
+        }));
+        let live = |policy| json!({"webhooks": [{"name": "rev.validation.istio.io", "failurePolicy": policy}]});
+        let policy = |object: Object| object.value().pointer("/webhooks/0/failurePolicy").cloned();
+        assert_eq!(policy(keep_strict(&ours, &live("Fail"))), None);
+        assert_eq!(policy(keep_strict(&ours, &live("Ignore"))), Some(json!("Ignore")));
+        assert_eq!(policy(keep_strict(&ours, &json!({}))), Some(json!("Ignore")));
     }
 }

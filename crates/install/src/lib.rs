@@ -2,17 +2,21 @@
 //!
 //! In reading order: [`mesh_file`] is what the user writes, [`topology`] what follows from it,
 //! [`operator`] and [`render`] what is installed, [`mesh`] and [`install`] how, [`plan`] what that
-//! would change, [`verify`] whether it works, and [`inspect`] what its parts say of themselves.
+//! would change, [`verify`] whether it works, [`inspect`] what its parts say of themselves, and
+//! [`analyze`] what is wrong with its configuration.
 
+pub mod analyze;
 pub mod cluster;
 pub mod eastwest;
 pub mod inspect;
 pub mod install;
+pub mod installed;
 pub mod mesh;
 pub mod mesh_file;
 pub mod object;
 pub mod operator;
 pub mod plan;
+pub mod precheck;
 pub mod progress;
 pub mod remote_secret;
 pub mod removal;

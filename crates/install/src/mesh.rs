@@ -255,6 +255,9 @@ pub(crate) fn link(cluster: &str, server: &str) -> remote_secret::Request {
         namespace: NAMESPACE.to_owned(),
         service_account: crate::render::READER.to_owned(),
         server: server.to_owned(),
+        tls_server_name: None,
+        secret_name: None,
+        create_service_account: false,
         kind: remote_secret::Type::Remote,
     }
 }

@@ -101,6 +101,10 @@ impl Object {
         &self.0
     }
 
+    pub fn value_mut(&mut self) -> &mut Value {
+        &mut self.0
+    }
+
     /// The REST resource that objects of this kind are found at.
     pub fn resource(&self) -> ApiResource {
         let (group, version) =

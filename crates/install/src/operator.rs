@@ -4,11 +4,16 @@
 //! listed by full path in [`Operator::unsupported`], and the command decides.
 
 use serde_json::{Map, Value, json};
+use tombolo_crds::document::{self, ReadError};
+use tombolo_crds::mesh_config::MeshConfig;
 
 mod paths;
 mod profiles;
+mod settings;
 
+use paths::Set;
 pub use paths::SetPathError;
+use settings::Remarks;
 
 /// The version this build installs, used as the image tag.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -24,6 +29,8 @@ pub struct Operator {
     spec: Value,
     /// Paths that were set by the user and that nothing reads.
     pub unsupported: Vec<String>,
+    /// Paths that nothing reads, set to what happens anyway.
+    pub harmless: Vec<String>,
 }
 
 /// One gateway of the document.
@@ -32,7 +39,10 @@ pub struct Gateway {
     pub name: String,
     pub namespace: String,
     pub labels: Map<String, Value>,
+    /// `values.gateways` and, over it, the entry's own `k8s`.
     pub k8s: Value,
+    /// The autoscaler's bounds; none where there is none.
+    pub autoscaler: Option<Value>,
     /// `IngressGateways` or `EgressGateways`.
     pub component: &'static str,
 }
@@ -52,8 +62,16 @@ pub enum OperatorError {
         "profile `{0}` is not known; the profiles are default, demo, minimal, remote and empty"
     )]
     UnknownProfile(String),
-    #[error("{source_name} sets {path} to {found}, but it is {want}")]
-    WrongType { source_name: String, path: String, found: String, want: &'static str },
+    #[error(
+        "{source_name} has apiVersion `{found}`; IstioOperator documents have install.istio.io/v1alpha1"
+    )]
+    ApiVersion { source_name: String, found: String },
+    #[error("{source_name} has a field `{field}` beside apiVersion, kind, metadata and spec")]
+    UnknownField { source_name: String, field: String },
+    #[error("{path} is set to {found}, but it must be {want}")]
+    WrongShape { path: String, found: String, want: &'static str },
+    #[error("spec.meshConfig cannot be read")]
+    MeshConfig(#[source] ReadError),
     #[error(transparent)]
     SetPath(#[from] SetPathError),
 }
@@ -96,39 +114,72 @@ impl Operator {
                 if let Some(given) = document.pointer("/metadata/name").and_then(Value::as_str) {
                     given.clone_into(&mut name);
                 }
+                check_frame(source, &document)?;
                 let spec = document.get("spec").cloned().unwrap_or_else(|| json!({}));
-                if !spec.is_object() && !spec.is_null() {
-                    return Err(OperatorError::WrongType {
-                        source_name: source.name.clone(),
-                        path: "spec".to_owned(),
-                        found: spec.to_string(),
-                        want: "a mapping",
-                    });
-                }
                 overlay(&mut user, &spec);
             }
         }
-        for set in sets {
-            paths::set(&mut user, set)?;
-        }
-        Self::from_spec(name, user)
+        let sets = sets.iter().map(|set| Set::parse(set)).collect::<Result<Vec<_>, _>>()?;
+        Self::build(name, user, &sets)
     }
 
     /// An installation from a spec that this program made itself.
     ///
     /// # Errors
-    /// When the profile is not known.
+    /// When the profile is not known, or a setting is of the wrong shape.
     pub fn from_spec(name: String, user: Value) -> Result<Self, OperatorError> {
-        let profile = user.get("profile").and_then(Value::as_str).unwrap_or("default").to_owned();
+        Self::build(name, user, &[])
+    }
+
+    fn build(name: String, user: Value, sets: &[Set<'_>]) -> Result<Self, OperatorError> {
+        let asked = sets.iter().rev().find_map(|set| set.of("profile"));
+        let profile = asked.or_else(|| text_at(&user, "/profile")).unwrap_or("default").to_owned();
         let mut spec = profiles::spec(&profile)
             .ok_or_else(|| OperatorError::UnknownProfile(profile.clone()))?;
-        let unsupported = paths::unsupported(&user);
+        let mut remarks = Remarks::default();
+        remarks.collect(&mut Vec::new(), &user)?;
         overlay(&mut spec, &user);
+        for set in sets {
+            let (mut path, value) = set.apply(&mut spec)?;
+            remarks.collect(&mut path, &value)?;
+        }
+        settings::normalise(&mut Vec::new(), &mut spec);
         let revision = text_at(&spec, "/revision")
             .or_else(|| text_at(&spec, "/values/revision"))
             .unwrap_or_default()
             .to_owned();
-        Ok(Self { name, profile, revision, spec, unsupported })
+        let Remarks { mut unsupported, harmless } = remarks;
+        let mesh = merged_mesh_config(&spec);
+        let read = document::read::<MeshConfig>(&mesh).map_err(OperatorError::MeshConfig)?;
+        unsupported.extend(read.unknown.iter().map(|path| format!("spec.meshConfig.{path}")));
+        let operator = Self { name, profile, revision, spec, unsupported, harmless };
+        operator.check_names()?;
+        Ok(operator)
+    }
+
+    /// What becomes a part of names must be one.
+    fn check_names(&self) -> Result<(), OperatorError> {
+        for (path, name) in [
+            ("spec.revision", self.revision.as_str()),
+            ("spec.values.global.istioNamespace", self.namespace()),
+        ] {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            let edges = name.starts_with('-') || name.ends_with('-');
+            if !name.chars().all(plain) || edges || name.len() > 63 {
+                let (path, found) = (path.to_owned(), format!("\"{name}\""));
+                let want = "a name of lower-case letters, digits and dashes (RFC 1123)";
+                return Err(OperatorError::WrongShape { path, found, want });
+            }
+        }
+        for gateway in self.gateways() {
+            if gateway.name.is_empty() {
+                let path = format!("spec.components.{}", gateway.component);
+                let (found, want) =
+                    ("an entry without a name".to_owned(), "a list of named entries");
+                return Err(OperatorError::WrongShape { path, found, want });
+            }
+        }
+        Ok(())
     }
 
     /// A value below `spec.values`, by JSON pointer.
@@ -143,20 +194,12 @@ impl Operator {
 
     /// A boolean below `spec.values`; the text `"true"` counts as true, as `--set` may write it.
     pub fn flag(&self, pointer: &str) -> bool {
-        match self.value(pointer) {
-            Some(Value::Bool(on)) => *on,
-            Some(Value::String(text)) => text == "true",
-            _ => false,
-        }
+        self.value(pointer).is_some_and(is_on)
     }
 
     /// The mesh configuration the user asked for, over the defaults that the installer adds.
     pub fn mesh_config(&self) -> Value {
-        let mut config = self.value("/meshConfig").cloned().unwrap_or_else(|| json!({}));
-        if let Some(given) = self.spec.get("meshConfig") {
-            overlay(&mut config, given);
-        }
-        config
+        merged_mesh_config(&self.spec)
     }
 
     /// The namespace of the control plane.
@@ -192,15 +235,30 @@ impl Operator {
     /// Whether a component (`base`, `pilot`) is switched on.
     pub fn enabled(&self, component: &str) -> bool {
         let pointer = format!("/components/{component}/enabled");
-        self.spec.pointer(&pointer).and_then(Value::as_bool).unwrap_or(false)
+        self.spec.pointer(&pointer).is_some_and(is_on)
     }
 
-    /// The `k8s` overlay of a component.
-    pub fn overlay_of(&self, component: &str) -> Value {
-        self.spec
-            .pointer(&format!("/components/{component}/k8s"))
-            .cloned()
-            .unwrap_or_else(|| json!({}))
+    /// The `k8s` settings of the control plane: `values.pilot` and, over it, `components.pilot.k8s`.
+    pub fn pilot_k8s(&self) -> Value {
+        let mut k8s = json!({});
+        for key in [
+            "affinity",
+            "nodeSelector",
+            "podAnnotations",
+            "replicaCount",
+            "resources",
+            "serviceAnnotations",
+            "tolerations",
+        ] {
+            if let Some(value) = self.value(&format!("/pilot/{key}")) {
+                overlay(&mut k8s, &json!({key: value}));
+            }
+        }
+        if let Some(policy) = self.value("/global/imagePullPolicy") {
+            overlay(&mut k8s, &json!({"imagePullPolicy": policy}));
+        }
+        overlay(&mut k8s, self.spec.pointer("/components/pilot/k8s").unwrap_or(&Value::Null));
+        k8s
     }
 
     /// Whether only the support objects of a remote are rendered.
@@ -210,23 +268,29 @@ impl Operator {
 
     /// The gateways that are switched on.
     pub fn gateways(&self) -> Vec<Gateway> {
-        let kinds = [("ingressGateways", "IngressGateways"), ("egressGateways", "EgressGateways")];
+        let kinds = [
+            ("ingressGateways", "IngressGateways", "istio-ingressgateway"),
+            ("egressGateways", "EgressGateways", "istio-egressgateway"),
+        ];
         let mut gateways = Vec::new();
-        for (key, component) in kinds {
+        for (key, component, root) in kinds {
             let listed = self.spec.pointer(&format!("/components/{key}")).and_then(Value::as_array);
             for entry in listed.into_iter().flatten() {
-                if !entry.get("enabled").and_then(Value::as_bool).unwrap_or(false) {
+                if !entry.get("enabled").is_some_and(is_on) {
                     continue;
                 }
+                let (mut k8s, autoscaler) = self.gateway_values(root);
+                overlay(&mut k8s, entry.get("k8s").unwrap_or(&Value::Null));
                 gateways.push(Gateway {
-                    name: text_at(entry, "/name").unwrap_or("istio-ingressgateway").to_owned(),
+                    name: text_at(entry, "/name").unwrap_or_default().to_owned(),
                     namespace: text_at(entry, "/namespace").unwrap_or(self.namespace()).to_owned(),
                     labels: entry
                         .get("label")
                         .and_then(Value::as_object)
                         .cloned()
                         .unwrap_or_default(),
-                    k8s: entry.get("k8s").cloned().unwrap_or_else(|| json!({})),
+                    k8s,
+                    autoscaler,
                     component,
                 });
             }
@@ -234,10 +298,73 @@ impl Operator {
         gateways
     }
 
+    /// What `values.gateways.ROOT` says, as `k8s` settings, and the autoscaler's bounds.
+    fn gateway_values(&self, root: &str) -> (Value, Option<Value>) {
+        let value = |key: &str| self.value(&format!("/gateways/{root}/{key}"));
+        let mut k8s = json!({});
+        for key in [
+            "serviceAnnotations",
+            "podAnnotations",
+            "resources",
+            "nodeSelector",
+            "tolerations",
+            "replicaCount",
+        ] {
+            if let Some(value) = value(key) {
+                overlay(&mut k8s, &json!({key: value}));
+            }
+        }
+        for key in ["type", "loadBalancerIP", "loadBalancerSourceRanges", "externalTrafficPolicy"] {
+            if let Some(value) = value(key) {
+                overlay(&mut k8s, &json!({"service": {key: value}}));
+            }
+        }
+        let env = value("env").and_then(Value::as_object).into_iter().flatten();
+        let env: Vec<Value> =
+            env.map(|(name, value)| json!({"name": name, "value": value})).collect();
+        if !env.is_empty() {
+            overlay(&mut k8s, &json!({"env": env}));
+        }
+        let on = value("autoscaleEnabled").is_none_or(is_on);
+        let bounds = on.then(|| {
+            let (min, max) = (value("autoscaleMin"), value("autoscaleMax"));
+            json!({"minReplicas": min, "maxReplicas": max})
+        });
+        (k8s, bounds)
+    }
+
     /// The merged `values`, as the injector and `values` ConfigMaps hold them.
     pub fn values(&self) -> Value {
         self.spec.get("values").cloned().unwrap_or_else(|| json!({}))
     }
+}
+
+fn merged_mesh_config(spec: &Value) -> Value {
+    let mut config = spec.pointer("/values/meshConfig").cloned().unwrap_or_else(|| json!({}));
+    overlay(&mut config, spec.get("meshConfig").unwrap_or(&Value::Null));
+    config
+}
+
+fn is_on(value: &Value) -> bool {
+    value.as_bool().unwrap_or_else(|| value.as_str() == Some("true"))
+}
+
+/// The frame of a document: nothing but what an IstioOperator has.
+fn check_frame(source: &Source, document: &Value) -> Result<(), OperatorError> {
+    let source_name = source.name.clone();
+    let version = document.get("apiVersion").and_then(Value::as_str);
+    if let Some(found) = version.filter(|version| *version != "install.istio.io/v1alpha1") {
+        return Err(OperatorError::ApiVersion { source_name, found: found.to_owned() });
+    }
+    // A status is what an operator in a cluster once wrote there.
+    let known = ["apiVersion", "kind", "metadata", "spec", "status"];
+    let fields = document.as_object().into_iter().flatten();
+    for (field, _) in fields {
+        if !known.contains(&field.as_str()) {
+            return Err(OperatorError::UnknownField { source_name, field: field.clone() });
+        }
+    }
+    Ok(())
 }
 
 fn text_at<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
@@ -250,7 +377,13 @@ pub fn overlay(under: &mut Value, over: &Value) {
     match (under, over) {
         (Value::Object(under), Value::Object(over)) => {
             for (key, value) in over {
-                overlay(under.entry(key.clone()).or_insert(Value::Null), value);
+                let place = under.entry(key.clone()).or_insert(Value::Null);
+                // Whoever lists ports lists all of them, as in Istio.
+                if key == "ports" && value.is_array() {
+                    *place = value.clone();
+                } else {
+                    overlay(place, value);
+                }
             }
         }
         (Value::Array(under), Value::Array(over)) if named(under) && named(over) => {

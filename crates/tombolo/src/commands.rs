@@ -1,5 +1,6 @@
 //! One module per command, and what all of them need.
 
+pub mod analyze;
 pub mod api_server;
 pub mod certs;
 pub mod control_plane;
@@ -7,6 +8,7 @@ pub mod controllers;
 pub mod install;
 pub mod istioctl;
 pub mod kind;
+pub mod kube_inject;
 pub mod lab;
 mod lab_mesh;
 pub mod mesh;
@@ -16,9 +18,11 @@ pub mod pilot;
 pub mod proxy;
 pub mod proxy_config;
 pub mod proxy_status;
+pub mod remote_secret;
 mod reporting;
 pub mod sample;
 pub mod up;
+pub mod verify_install;
 pub mod version;
 
 use std::future::Future;

@@ -43,8 +43,13 @@ enum Command {
     Install(commands::install::InstallCommand),
     Uninstall(commands::install::UninstallCommand),
     Manifest(commands::install::ManifestCommand),
-    CreateRemoteSecret(commands::install::RemoteSecretCommand),
-    EastwestGateway(commands::install::EastWestCommand),
+    CreateRemoteSecret(commands::remote_secret::RemoteSecretCommand),
+    EastwestGateway(commands::remote_secret::EastWestCommand),
+    VerifyInstall(commands::verify_install::VerifyInstallCommand),
+    #[command(visible_alias = "x")]
+    Experimental(commands::verify_install::ExperimentalCommand),
+    KubeInject(Box<commands::kube_inject::KubeInjectCommand>),
+    Analyze(Box<commands::analyze::AnalyzeCommand>),
     Certs(commands::certs::Certs),
     /// Give LoadBalancer Services addresses as MetalLB does.
     #[command(name = "metallb", hide = true)]
@@ -77,6 +82,10 @@ impl Command {
             Self::CreateRemoteSecret(command) => command.run(),
             Self::EastwestGateway(command) => command.run(),
             Self::Certs(certs) => certs.run(),
+            Self::VerifyInstall(command) => command.run(),
+            Self::Experimental(command) => command.run(),
+            Self::KubeInject(command) => command.run(),
+            Self::Analyze(command) => command.run(),
             Self::MetalLb(metallb) => metallb.run(),
             Self::ControlPlane(command) => command.run(),
             Self::Sample(sample) => sample.run(),

@@ -115,7 +115,8 @@ impl Nodes {
     }
 }
 
-fn is_new(node: &Node) -> bool {
+/// Whether a node runs a Kubernetes whose native sidecars are used.
+pub fn is_new(node: &Node) -> bool {
     let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
     let version = info.map(|info| info.kubelet_version.trim_start_matches('v'));
     let mut parts = version.unwrap_or_default().split('.');

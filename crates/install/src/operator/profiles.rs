@@ -21,15 +21,47 @@ pub(super) fn spec(name: &str) -> Option<Value> {
             "components": {"ingressGateways": [{"name": "istio-ingressgateway", "enabled": false}]},
             "values": {"istiodRemote": {"enabled": true}, "global": {"omitSidecarInjectorConfigMap": true}},
         }),
-        "demo" => json!({
-            "components": {"egressGateways": [{"name": "istio-egressgateway", "enabled": true}]},
-            "meshConfig": {"accessLogFile": "/dev/stdout"},
-            "values": {"pilot": {"autoscaleEnabled": false, "traceSampling": 100}},
-        }),
+        "demo" => demo(),
         _ => return None,
     };
     overlay(&mut spec, &patch);
     Some(spec)
+}
+
+/// Everything on, small: for trying things out. Istio's also lists tracing providers, which are
+/// left out because nothing here sends traces.
+fn demo() -> Value {
+    let small = json!({"requests": {"cpu": "10m", "memory": "40Mi"}});
+    json!({
+        "components": {
+            "pilot": {"k8s": {"resources": {"requests": {"cpu": "10m", "memory": "100Mi"}}}},
+            "ingressGateways": [{
+                "name": "istio-ingressgateway",
+                "enabled": true,
+                "k8s": {"resources": small, "service": {"ports": [
+                    {"name": "status-port", "port": 15021, "targetPort": 15021},
+                    {"name": "http2", "port": 80, "targetPort": 8080},
+                    {"name": "https", "port": 443, "targetPort": 8443},
+                    {"name": "tcp", "port": 31400, "targetPort": 31400},
+                    {"name": "tls", "port": 15443, "targetPort": 15443},
+                ]}},
+            }],
+            "egressGateways": [{
+                "name": "istio-egressgateway",
+                "enabled": true,
+                "k8s": {"resources": small},
+            }],
+        },
+        "meshConfig": {"accessLogFile": "/dev/stdout"},
+        "values": {
+            "global": {"proxy": {"resources": small}},
+            "pilot": {"autoscaleEnabled": false, "traceSampling": 100},
+            "gateways": {
+                "istio-ingressgateway": {"autoscaleEnabled": false},
+                "istio-egressgateway": {"autoscaleEnabled": false},
+            },
+        },
+    })
 }
 
 fn default() -> Value {
@@ -82,6 +114,7 @@ fn default() -> Value {
                         "limits": {"cpu": "2000m", "memory": "1024Mi"},
                     },
                 },
+                "defaultPodDisruptionBudget": {"enabled": true},
                 "sds": {"token": {"aud": "istio-ca"}},
                 "pilotCertProvider": "istiod",
             },

@@ -161,7 +161,13 @@ pub const READER: &str = "istio-reader-service-account";
 /// The objects of the component.
 pub fn objects(operator: &Operator) -> Vec<Object> {
     let mut objects: Vec<Object> = KINDS.iter().map(definition).collect();
-    objects.push(service_account(READER, operator.namespace(), "istio-reader"));
+    objects.extend(reader(operator));
+    objects
+}
+
+/// The reader's account, and what it may read.
+pub(super) fn reader(operator: &Operator) -> Vec<Object> {
+    let mut objects = vec![service_account(READER, operator.namespace(), "istio-reader")];
     objects.extend(rbac::reader(operator));
     objects
 }

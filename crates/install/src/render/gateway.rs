@@ -14,9 +14,8 @@ pub(super) fn objects(operator: &Operator, gateway: &Gateway) -> Vec<Object> {
     objects.extend(rbac::secret_reader(&format!("{name}-sds"), name, namespace, &account));
     objects.push(service(gateway));
     objects.push(deployment(operator, gateway, &account));
-    if !gateway.k8s.get("replicaCount").is_some_and(Value::is_u64) {
-        let bounds = gateway.k8s.get("hpaSpec").cloned().unwrap_or_else(|| json!({}));
-        objects.push(autoscaler(name, namespace, name, &bounds));
+    if let Some(bounds) = &gateway.autoscaler {
+        objects.push(autoscaler(name, namespace, name, bounds));
     }
     objects
 }
@@ -29,7 +28,7 @@ fn labels(gateway: &Gateway) -> Value {
 }
 
 /// What selects the gateway's pods: the labels that do not say where it is.
-fn selector(gateway: &Gateway) -> Value {
+pub(super) fn selector(gateway: &Gateway) -> Value {
     let mut labels = labels(gateway);
     if let Some(labels) = labels.as_object_mut() {
         labels.retain(|key, _| key == "app" || key == "istio");
@@ -37,31 +36,29 @@ fn selector(gateway: &Gateway) -> Value {
     labels
 }
 
+/// The ports that the document lists, or those every gateway of Istio has.
 fn ports(gateway: &Gateway) -> Vec<Value> {
-    gateway.k8s.pointer("/service/ports").and_then(Value::as_array).cloned().unwrap_or_default()
+    if let Some(listed) = gateway.k8s.pointer("/service/ports").and_then(Value::as_array) {
+        return listed.clone();
+    }
+    let mut ports = vec![
+        json!({"name": "http2", "port": 80, "targetPort": 8080, "protocol": "TCP"}),
+        json!({"name": "https", "port": 443, "targetPort": 8443, "protocol": "TCP"}),
+    ];
+    if gateway.component == "IngressGateways" {
+        let status =
+            json!({"name": "status-port", "port": 15021, "targetPort": 15021, "protocol": "TCP"});
+        ports.insert(0, status);
+    }
+    ports
 }
 
 fn service(gateway: &Gateway) -> Object {
-    let mut spec = json!({"type": "LoadBalancer", "selector": selector(gateway)});
-    overlay(&mut spec, gateway.k8s.get("service").unwrap_or(&json!({})));
     let mut all = labels(gateway);
     overlay(&mut all, &json!({"release": "istio"}));
-    let mut metadata = json!({"name": gateway.name, "namespace": gateway.namespace, "labels": all});
-    if let Some(annotations) = gateway.k8s.get("serviceAnnotations") {
-        overlay(&mut metadata, &json!({"annotations": annotations}));
-    }
-    let ports: Vec<Value> = ports(gateway)
-        .into_iter()
-        .map(|mut port| {
-            if let Some(port) = port.as_object_mut() {
-                port.entry("protocol").or_insert_with(|| "TCP".into());
-            }
-            port
-        })
-        .collect();
-    if let Some(spec) = spec.as_object_mut() {
-        spec.insert("ports".to_owned(), ports.into());
-    }
+    let metadata = json!({"name": gateway.name, "namespace": gateway.namespace, "labels": all});
+    let spec =
+        json!({"type": "LoadBalancer", "selector": selector(gateway), "ports": ports(gateway)});
     object("v1", "Service", metadata, json!({"spec": spec}))
 }
 
@@ -78,14 +75,13 @@ fn deployment(operator: &Operator, gateway: &Gateway, account: &str) -> Object {
             "operator.istio.io/component": gateway.component,
         }),
     );
-    let mut annotations = json!({
+    let annotations = json!({
         "inject.istio.io/templates": "gateway",
         "sidecar.istio.io/inject": "true",
         "prometheus.io/port": "15020",
         "prometheus.io/scrape": "true",
         "prometheus.io/path": "/stats/prometheus",
     });
-    overlay(&mut annotations, gateway.k8s.get("podAnnotations").unwrap_or(&json!({})));
     let mut container_ports: Vec<Value> = ports(gateway)
         .iter()
         .filter_map(|port| port.get("targetPort").or_else(|| port.get("port")).cloned())
@@ -93,11 +89,7 @@ fn deployment(operator: &Operator, gateway: &Gateway, account: &str) -> Object {
         .collect();
     container_ports
         .push(json!({"containerPort": 15090, "protocol": "TCP", "name": "http-envoy-prom"}));
-    let mut env = vec![json!({"name": "ISTIO_META_UNPRIVILEGED_POD", "value": "true"})];
-    env.extend(gateway.k8s.get("env").and_then(Value::as_array).cloned().unwrap_or_default());
-    let resources =
-        gateway.k8s.get("resources").or_else(|| operator.value("/global/proxy/resources")).cloned();
-    let mut spec = json!({
+    let spec = json!({
         "strategy": {"rollingUpdate": {"maxSurge": "100%", "maxUnavailable": "25%"}},
         "selector": {"matchLabels": selector(gateway)},
         "template": {
@@ -109,8 +101,8 @@ fn deployment(operator: &Operator, gateway: &Gateway, account: &str) -> Object {
                     "name": "istio-proxy",
                     "image": "auto",
                     "ports": container_ports,
-                    "env": env,
-                    "resources": resources,
+                    "env": [{"name": "ISTIO_META_UNPRIVILEGED_POD", "value": "true"}],
+                    "resources": operator.value("/global/proxy/resources"),
                     "securityContext": {
                         "allowPrivilegeEscalation": false,
                         "readOnlyRootFilesystem": true,
@@ -120,14 +112,6 @@ fn deployment(operator: &Operator, gateway: &Gateway, account: &str) -> Object {
             },
         },
     });
-    if let Some(replicas) = gateway.k8s.get("replicaCount") {
-        overlay(&mut spec, &json!({"replicas": replicas}));
-    }
-    for key in ["nodeSelector", "tolerations", "affinity"] {
-        if let Some(given) = gateway.k8s.get(key) {
-            overlay(&mut spec, &json!({"template": {"spec": {key: given}}}));
-        }
-    }
     let mut all = labels(gateway);
     overlay(&mut all, &json!({"release": "istio"}));
     object(

@@ -23,11 +23,28 @@ pub(super) fn objects(operator: &Operator) -> Vec<Object> {
         });
         objects.push(autoscaler(&name, namespace, "istiod", &bounds));
     }
+    if scales(operator) && operator.flag("/global/defaultPodDisruptionBudget/enabled") {
+        let metadata = json!({"name": name, "namespace": namespace, "labels": {"app": "istiod", "istio": "pilot", "release": "istio"}});
+        let spec = json!({"minAvailable": 1, "selector": {"matchLabels": selector(operator)}});
+        objects.push(object("policy/v1", "PodDisruptionBudget", metadata, json!({"spec": spec})));
+    }
     objects.push(webhooks::injection(operator, &name));
     if operator.flag("/global/configValidation") {
         objects.push(webhooks::validation(operator, &name));
     }
     objects
+}
+
+/// Whether there is always more than one replica, so that a budget can be kept.
+fn scales(operator: &Operator) -> bool {
+    let number = |value: Option<&Value>| {
+        value.map(super::kubernetes::number).and_then(|it| it.as_u64()).unwrap_or(1)
+    };
+    if operator.flag("/pilot/autoscaleEnabled") {
+        number(operator.value("/pilot/autoscaleMin")) > 1
+    } else {
+        number(operator.pilot_k8s().get("replicaCount")) > 1
+    }
 }
 
 /// Labels that select the control plane's pods.
@@ -127,18 +144,11 @@ fn environment(operator: &Operator) -> Vec<Value> {
     if operator.flag("/global/externalIstiod") && !given.contains_key("EXTERNAL_ISTIOD") {
         env.push(json!({"name": "EXTERNAL_ISTIOD", "value": "true"}));
     }
-    let mut named: Map<String, Value> = Map::new();
-    for (name, value) in given {
+    let entry = |(name, value): (String, Value)| {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        named.insert(name.clone(), json!({"name": name, "value": text}));
-    }
-    for entry in
-        operator.overlay_of("pilot").get("env").and_then(Value::as_array).into_iter().flatten()
-    {
-        if let Some(name) = entry.get("name").and_then(Value::as_str) {
-            named.insert(name.to_owned(), entry.clone());
-        }
-    }
+        (name.clone(), json!({"name": name, "value": text}))
+    };
+    let named: Map<String, Value> = given.into_iter().map(entry).collect();
     env.retain(|entry| {
         entry.get("name").and_then(Value::as_str).is_some_and(|name| !named.contains_key(name))
     });
@@ -147,9 +157,6 @@ fn environment(operator: &Operator) -> Vec<Value> {
 }
 
 fn deployment(operator: &Operator, name: &str) -> Object {
-    let overlay_of = operator.overlay_of("pilot");
-    let pick =
-        |key: &str, pointer: &str| overlay_of.get(key).or_else(|| operator.value(pointer)).cloned();
     let mut pod_labels = json!({
         "app": "istiod",
         "istio": if operator.revision.is_empty() { "pilot" } else { "istiod" },
@@ -159,36 +166,19 @@ fn deployment(operator: &Operator, name: &str) -> Object {
         "operator.istio.io/component": "Pilot",
     });
     overlay(&mut pod_labels, operator.value("/pilot/podLabels").unwrap_or(&json!({})));
-    let mut annotations = json!({
+    let annotations = json!({
         "prometheus.io/port": "15014",
         "prometheus.io/scrape": "true",
         "sidecar.istio.io/inject": "false",
     });
-    overlay(
-        &mut annotations,
-        &pick("podAnnotations", "/pilot/podAnnotations").unwrap_or_else(|| json!({})),
-    );
-    let mut spec = json!({
+    let spec = json!({
         "strategy": {"rollingUpdate": {"maxSurge": "100%", "maxUnavailable": "25%"}},
         "selector": {"matchLabels": selector(operator)},
         "template": {
             "metadata": {"labels": pod_labels, "annotations": annotations},
-            "spec": pod(operator, name, pick("resources", "/pilot/resources")),
+            "spec": pod(operator, name),
         },
     });
-    // Where an autoscaler owns the number, it is not ours to set.
-    let replicas = pick("replicaCount", "/pilot/replicaCount")
-        .filter(|_| !operator.flag("/pilot/autoscaleEnabled"));
-    if let Some(replicas) = replicas {
-        overlay(&mut spec, &json!({"replicas": replicas}));
-    }
-    for (key, pointer) in
-        [("nodeSelector", "/pilot/nodeSelector"), ("tolerations", "/pilot/tolerations")]
-    {
-        if let Some(given) = pick(key, pointer) {
-            overlay(&mut spec, &json!({"template": {"spec": {key: given}}}));
-        }
-    }
     object(
         "apps/v1",
         "Deployment",
@@ -197,7 +187,7 @@ fn deployment(operator: &Operator, name: &str) -> Object {
     )
 }
 
-fn pod(operator: &Operator, account: &str, resources: Option<Value>) -> Value {
+fn pod(operator: &Operator, account: &str) -> Value {
     let domain = operator.text("/global/proxy/clusterDomain").unwrap_or("cluster.local");
     let mut args = vec![
         "control-plane".to_owned(),
@@ -238,7 +228,7 @@ fn pod(operator: &Operator, account: &str, resources: Option<Value>) -> Value {
                 "timeoutSeconds": 5,
             },
             "env": environment(operator),
-            "resources": resources.unwrap_or_else(|| json!({})),
+            "resources": {},
             "securityContext": {
                 "allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true,

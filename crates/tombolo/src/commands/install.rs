@@ -1,21 +1,19 @@
-//! `tombolo install|uninstall|manifest generate|create-remote-secret|eastwest-gateway`: istioctl's
-//! commands on one cluster, with its flags.
+//! `tombolo install|uninstall|manifest`: istioctl's commands on one cluster, with its flags.
 
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use tombolo_install::cluster::Cluster;
-use tombolo_install::eastwest::EastWest;
-use tombolo_install::install;
+use tombolo_install::install::{self, Extent};
+use tombolo_install::installed;
 use tombolo_install::object::write_manifest;
 use tombolo_install::operator::{Operator, Source};
 use tombolo_install::progress::Progress;
-use tombolo_install::remote_secret::{self, Request, Type};
-use tombolo_install::render::{READER, render};
+use tombolo_install::render::{Component, overlay_problems, render};
 
 use crate::output;
 
@@ -41,6 +39,16 @@ impl ClusterFlags {
         self.logging.start();
         let name = self.context.clone().unwrap_or_else(|| "of the current context".to_owned());
         Ok(Cluster::open(&name, self.kubeconfig.as_deref(), self.context.as_deref()).await?)
+    }
+
+    /// The control plane's namespace.
+    pub fn system(&self) -> &str {
+        self.istio_namespace.as_deref().unwrap_or("istio-system")
+    }
+
+    /// Opens the cluster of another context of the same kubeconfig.
+    pub async fn open_context(&self, context: &str) -> anyhow::Result<Cluster> {
+        Ok(Cluster::open(context, self.kubeconfig.as_deref(), Some(context)).await?)
     }
 }
 
@@ -68,6 +76,11 @@ pub struct OperatorFlags {
     /// An IstioOperator document; `-` is standard input. May be given several times.
     #[arg(short, long, value_name = "FILE")]
     filename: Vec<String>,
+    /// Accepted as istioctl does; what is installed is built in.
+    #[arg(short = 'd', long, visible_alias = "charts", value_name = "FOLDER", hide = true)]
+    manifests: Option<PathBuf>,
+    #[command(flatten)]
+    namespace: UnusedNamespace,
     /// Overrides one path of the document's spec, such as values.global.network=network1.
     #[arg(short, long, value_name = "PATH=VALUE")]
     set: Vec<String>,
@@ -80,8 +93,9 @@ pub struct OperatorFlags {
 }
 
 impl OperatorFlags {
-    /// The merged document. `namespace` is that of the control plane where no `--set` says so.
-    fn operator(&self, namespace: Option<&str>) -> anyhow::Result<Operator> {
+    /// The installation that files and flags describe, once what has no effect was said.
+    pub fn operator(&self, namespace: Option<&str>) -> anyhow::Result<Operator> {
+        self.namespace.say();
         let mut sources = Vec::new();
         for name in &self.filename {
             let (name, text) = if name == "-" {
@@ -96,23 +110,58 @@ impl OperatorFlags {
             };
             sources.push(Source { name, text });
         }
-        let mut sets: Vec<_> = namespace
-            .map(|namespace| format!("values.global.istioNamespace={namespace}"))
-            .into_iter()
-            .collect();
-        sets.extend(self.set.iter().cloned());
+        if let Some(folder) = &self.manifests {
+            bail!(
+                "--manifests {}: what is installed is built in and not read from charts; leave the flag out",
+                folder.display()
+            );
+        }
+        // Where nothing is said, the flag decides; documents and --set say more.
+        if let Some(namespace) = namespace {
+            let text = format!(
+                "kind: IstioOperator\nspec: {{values: {{global: {{istioNamespace: {namespace:?}}}}}}}\n"
+            );
+            sources.insert(0, Source { name: "--istioNamespace".to_owned(), text });
+        }
+        let mut sets = self.set.clone();
         sets.extend(self.revision.iter().map(|revision| format!("revision={revision}")));
         let operator = Operator::merge(&sources, &sets)?;
-        if !operator.unsupported.is_empty() {
-            let list = operator.unsupported.join("\n  ");
-            if !self.force {
-                bail!(
-                    "these settings are not supported and would have no effect:\n  {list}\nremove them, or go on without them by --force"
-                );
-            }
-            output::note(format_args!("without effect, because not supported:\n  {list}"));
-        }
+        self.complain(&operator)?;
         Ok(operator)
+    }
+
+    /// Says what has no effect; fails where that matters.
+    fn complain(&self, operator: &Operator) -> anyhow::Result<()> {
+        if !operator.harmless.is_empty() {
+            let list = operator.harmless.join("\n  ");
+            output::note(format_args!("without effect, which is harmless:\n  {list}"));
+        }
+        let problems: Vec<String> =
+            overlay_problems(operator).iter().map(ToString::to_string).collect();
+        if !problems.is_empty() {
+            bail!("these k8s.overlays cannot be applied:\n  {}", problems.join("\n  "));
+        }
+        if operator.unsupported.is_empty() {
+            return Ok(());
+        }
+        let list = operator.unsupported.join("\n  ");
+        if !self.force {
+            bail!(
+                "these settings are not supported and would have no effect:\n  {list}\nremove them, or go on without them by --force"
+            );
+        }
+        output::note(format_args!("without effect, because not supported:\n  {list}"));
+        Ok(())
+    }
+
+    /// Whether anything says what the installation is.
+    pub fn says_something(&self) -> bool {
+        !self.filename.is_empty() || !self.set.is_empty()
+    }
+
+    /// The revision that the flag names.
+    pub fn revision(&self) -> Option<&str> {
+        self.revision.as_deref()
     }
 }
 
@@ -123,8 +172,6 @@ pub struct InstallCommand {
     cluster: ClusterFlags,
     #[command(flatten)]
     operator: OperatorFlags,
-    #[command(flatten)]
-    namespace: UnusedNamespace,
     /// Do not ask.
     #[arg(short = 'y', long)]
     skip_confirmation: bool,
@@ -134,6 +181,9 @@ pub struct InstallCommand {
     /// Say what would be installed, and install nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Check afterwards that everything is there and ready, as verify-install does.
+    #[arg(long)]
+    verify: bool,
 }
 
 /// Remove what `install` installed.
@@ -143,14 +193,15 @@ pub struct UninstallCommand {
     cluster: ClusterFlags,
     #[command(flatten)]
     operator: OperatorFlags,
-    #[command(flatten)]
-    namespace: UnusedNamespace,
     /// Everything, Istio's definitions and the objects of those kinds included.
     #[arg(long)]
     purge: bool,
     /// Do not ask.
     #[arg(short = 'y', long)]
     skip_confirmation: bool,
+    /// Say what would be removed, and remove nothing.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Print what `install` would apply.
@@ -163,66 +214,33 @@ pub struct ManifestCommand {
 #[derive(Debug, Subcommand)]
 enum ManifestSubcommand {
     /// Print the objects as YAML, in the order of installation.
-    Generate {
-        #[command(flatten)]
-        operator: OperatorFlags,
-        #[command(flatten)]
-        cluster: Box<ClusterFlags>,
-        #[command(flatten)]
-        namespace: UnusedNamespace,
-    },
+    Generate(Box<GenerateCommand>),
+    /// The same as `install`.
+    Install(Box<InstallCommand>),
 }
 
-/// Print the secret by which another cluster's control plane reads this cluster.
 #[derive(Debug, Args)]
-pub struct RemoteSecretCommand {
+struct GenerateCommand {
+    #[command(flatten)]
+    operator: OperatorFlags,
     #[command(flatten)]
     cluster: ClusterFlags,
-    /// The cluster's name in the mesh; by default the UID of its kube-system namespace.
-    #[arg(long)]
-    name: Option<String>,
-    /// What the secret is for.
-    #[arg(long, value_enum, default_value_t = SecretType::Remote)]
-    r#type: SecretType,
-    /// The API server's URL as the other cluster reaches it; by default the kubeconfig's.
-    #[arg(long)]
-    server: Option<String>,
-    /// Where the service account lives and the secret will [default: the control plane's, which
-    /// is istio-system].
-    #[arg(short, long)]
-    namespace: Option<String>,
-    /// The account whose token is handed out.
-    #[arg(long)]
-    service_account: Option<String>,
+    /// Write a folder of files, one per component, instead of standard output.
+    #[arg(short, long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+    /// Only these components: Base, Pilot, IngressGateways, EgressGateways.
+    #[arg(long, value_delimiter = ',')]
+    component: Vec<String>,
+    /// Accepted as istioctl does; nothing is written to a cluster anyway.
+    #[arg(long, hide = true)]
+    dry_run: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum SecretType {
-    Remote,
-    Config,
-}
-
-/// Print the east-west gateway's IstioOperator document.
-#[derive(Debug, Args)]
-pub struct EastWestCommand {
-    /// The network behind the gateway.
-    #[arg(long, required_unless_present = "single_cluster")]
-    network: Option<String>,
-    /// Accepted as the script does; the document does not depend on it.
-    #[arg(long)]
-    mesh: Option<String>,
-    /// Accepted as the script does; the document does not depend on it.
-    #[arg(long)]
-    cluster: Option<String>,
-    /// The control plane's revision.
-    #[arg(long)]
-    revision: Option<String>,
-    /// A gateway without a network of its own.
-    #[arg(long)]
-    single_cluster: bool,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
+/// Reads a duration: `300s`, `5m`, `1h`, or seconds.
+///
+/// # Errors
+/// When it is none.
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
     let number: u64 = number
         .parse()
@@ -246,7 +264,6 @@ fn confirmed(question: &str) -> anyhow::Result<bool> {
 impl InstallCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         super::block_on(async {
-            self.namespace.say();
             let operator = self.operator.operator(self.cluster.istio_namespace.as_deref())?;
             if self.dry_run {
                 for object in render(&operator).iter().flat_map(|component| &component.objects) {
@@ -273,6 +290,10 @@ impl InstallCommand {
                 output::line(format_args!("✔ {component} installed"));
             }
             output::line("✔ Installation complete");
+            if self.verify {
+                let report = installed::of_document(&cluster, &operator).await?;
+                return Ok(super::verify_install::print(&report));
+            }
             Ok(ExitCode::SUCCESS)
         })
     }
@@ -281,22 +302,41 @@ impl InstallCommand {
 impl UninstallCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         super::block_on(async {
-            self.namespace.say();
-            if !self.purge && self.operator.filename.is_empty() && self.operator.revision.is_none()
-            {
+            let by_document = self.operator.says_something();
+            if !by_document {
+                self.operator.namespace.say();
+            }
+            let revision = self.operator.revision().map(str::to_owned);
+            if !self.purge && !by_document && revision.is_none() {
                 bail!(
                     "say what to remove: --purge for everything, -f FILE or --revision for one installation"
                 );
             }
-            if !self.skip_confirmation
-                && !confirmed("This will remove the installation from the cluster. Proceed?")?
-            {
+            // A bad document is refused before anything is asked or removed.
+            let namespace = self.cluster.istio_namespace.as_deref();
+            let operator = by_document.then(|| self.operator.operator(namespace)).transpose()?;
+            let extent = match (&operator, &revision) {
+                _ if self.purge => Extent::Everything,
+                (Some(operator), _) => Extent::Installation(operator),
+                (None, revision) => Extent::Revision(revision.as_deref().unwrap_or_default()),
+            };
+            let cluster = self.cluster.open().await?;
+            let objects = install::removable(&cluster, extent).await?;
+            if objects.is_empty() {
+                output::line("nothing is installed that this would remove");
+                return Ok(ExitCode::SUCCESS);
+            }
+            if self.dry_run {
+                for object in &objects {
+                    output::line(format_args!("  Would remove {}", object.reference()));
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            let question = format!("This will remove {} objects. Proceed?", objects.len());
+            if !self.skip_confirmation && !confirmed(&question)? {
                 bail!("not confirmed, nothing was removed");
             }
-            let cluster = self.cluster.open().await?;
-            let namespace = self.cluster.istio_namespace.as_deref();
-            let operator = if self.purge { None } else { Some(self.operator.operator(namespace)?) };
-            for object in install::uninstall(&cluster, operator.as_ref(), self.purge).await? {
+            for object in install::uninstall(&cluster, extent).await? {
                 output::line(format_args!("  Removed {object}"));
             }
             output::line("✔ Uninstall complete");
@@ -307,55 +347,63 @@ impl UninstallCommand {
 
 impl ManifestCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let ManifestSubcommand::Generate { operator, cluster, namespace } = self.command;
-        namespace.say();
-        cluster.logging.start();
-        if cluster.context.is_some() || cluster.kubeconfig.is_some() {
+        match self.command {
+            ManifestSubcommand::Install(command) => command.run(),
+            ManifestSubcommand::Generate(command) => command.run(),
+        }
+    }
+}
+
+impl GenerateCommand {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        self.cluster.logging.start();
+        if self.cluster.context.is_some() || self.cluster.kubeconfig.is_some() {
             output::note("no cluster is asked: what is printed is the same for all");
         }
-        for component in render(&operator.operator(cluster.istio_namespace.as_deref())?) {
-            output::text(write_manifest(&component.objects)?);
+        let mut components =
+            render(&self.operator.operator(self.cluster.istio_namespace.as_deref())?);
+        for name in &self.component {
+            if !["Base", "Pilot", "IngressGateways", "EgressGateways"].contains(&name.as_str()) {
+                bail!(
+                    "component {name} is not known; the components are Base, Pilot, IngressGateways and EgressGateways"
+                );
+            }
+        }
+        if !self.component.is_empty() {
+            components.retain(|it| self.component.iter().any(|name| name == it.name));
+        }
+        match &self.output {
+            Some(folder) => write_folder(folder, &components)?,
+            None => {
+                for component in &components {
+                    output::text(write_manifest(&component.objects)?);
+                }
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-impl RemoteSecretCommand {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        super::block_on(async {
-            let cluster = self.cluster.open().await?;
-            let name = match self.name {
-                Some(name) => name,
-                None => remote_secret::default_name(&cluster).await?,
-            };
-            let (kind, account) = match self.r#type {
-                SecretType::Remote => (Type::Remote, READER),
-                SecretType::Config => (Type::Config, "istiod"),
-            };
-            let request = Request {
-                name,
-                namespace: self
-                    .namespace
-                    .or(self.cluster.istio_namespace)
-                    .unwrap_or_else(|| "istio-system".to_owned()),
-                service_account: self.service_account.unwrap_or_else(|| account.to_owned()),
-                server: self
-                    .server
-                    .unwrap_or_else(|| cluster.server().trim_end_matches('/').to_owned()),
-                kind,
-            };
-            let secret = remote_secret::create(&cluster, &request).await?;
-            output::line("# This file is autogenerated, do not edit.");
-            output::text(write_manifest(&[secret])?);
-            Ok(ExitCode::SUCCESS)
-        })
+/// One file per component, each in the folder of what must be installed before it.
+fn write_folder(folder: &Path, components: &[Component]) -> anyhow::Result<()> {
+    let mut files: Vec<(PathBuf, String)> = Vec::new();
+    for component in components {
+        let place = match component.name {
+            "Base" => folder.join("Base"),
+            "Pilot" => folder.join("Base/Pilot"),
+            name => folder.join("Base/Pilot").join(name),
+        };
+        let file = place.join(format!("{}.yaml", component.name));
+        let text = write_manifest(&component.objects)?;
+        match files.iter_mut().find(|(known, _)| *known == file) {
+            Some((_, known)) => known.push_str(&text),
+            None => files.push((file, text)),
+        }
     }
-}
-
-impl EastWestCommand {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        let network = if self.single_cluster { None } else { self.network };
-        output::text(EastWest { network, revision: self.revision }.document());
-        Ok(ExitCode::SUCCESS)
+    for (file, text) in files {
+        let place = file.parent().unwrap_or(folder);
+        std::fs::create_dir_all(place).with_context(|| format!("make {}", place.display()))?;
+        std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
     }
+    Ok(())
 }

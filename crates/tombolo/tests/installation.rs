@@ -1,0 +1,195 @@
+//! istioctl's commands on one cluster: install, install again, change, prune, verify, remove; on
+//! the embedded API server, and on a real one where there is one.
+
+#[path = "installation/server.rs"]
+mod server;
+
+use server::Server;
+
+const TUTORIAL: &str =
+    include_str!("../../install/src/render/tutorial/flat-multi-primary-cluster01.yaml");
+
+const HELLO: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: hello, namespace: sample}\nspec:\n  selector: {matchLabels: {app: hello}}\n  template:\n    metadata: {labels: {app: hello}}\n    spec: {containers: [{name: hello, image: hello}]}\n";
+
+const NOWHERE: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: lost, namespace: sample}\nspec: {hosts: [a.example.org], http: [{route: [{destination: {host: nobody}}]}]}\n";
+
+#[test]
+fn on_the_embedded_api_server() {
+    scenario(&Server::embedded());
+}
+
+#[test]
+fn on_a_real_api_server() {
+    if let Some(server) = Server::real() {
+        scenario(&server);
+    }
+}
+
+fn scenario(server: &Server) {
+    server.write("cluster01.yaml", TUTORIAL);
+    nothing_is_there(server);
+    install_twice(server);
+    gateways_of_their_own(server);
+    change_and_prune(server);
+    refuse(server);
+    link(server);
+    inject_and_analyze(server);
+    remove(server);
+}
+
+fn nothing_is_there(server: &Server) {
+    let out = server.run(&["x", "precheck"], "");
+    assert!(out.ok, "{}", out.text);
+    assert!(out.text.contains("No issues found"), "{}", out.text);
+    let out = server.run(&["verify-install"], "");
+    assert!(!out.ok && out.text.contains("Nothing of this revision"), "{}", out.text);
+}
+
+fn install_twice(server: &Server) {
+    let install = ["install", "-f", "cluster01.yaml", "-y", "--vklog=2", "--verify"];
+    let out = server.run(&install, "");
+    assert!(out.ok, "{}", out.text);
+    assert!(out.text.contains("✔ Installation complete"), "{}", out.text);
+    assert!(out.text.contains("Checked 15 custom resource definitions"), "{}", out.text);
+    server.settle();
+    let before = server.versions();
+    assert!(before.contains_key("Deployment/istio-system/istiod"), "{before:?}");
+    let out = server.run(&install, "");
+    assert!(out.ok, "{}", out.text);
+    assert_eq!(server.versions(), before, "installing again changes nothing");
+}
+
+fn gateways_of_their_own(server: &Server) {
+    let flags = ["--mesh", "mesh1", "--cluster", "cluster01", "--network", "network1"];
+    let document = server.run(&[&["eastwest-gateway"], &flags[..]].concat(), "");
+    assert!(document.ok, "{}", document.text);
+    server.write("eastwest.yaml", &document.stdout);
+    let before = server.versions();
+    let out = server.run(&["install", "-y", "-f", "-"], &document.stdout);
+    assert!(out.ok, "{}", out.text);
+    assert!(!out.text.contains("Pruned"), "{}", out.text);
+    let after = server.versions();
+    for (object, version) in &before {
+        assert_eq!(after.get(object), Some(version), "{object} is another installation's");
+    }
+    assert!(after.contains_key("Service/istio-system/istio-eastwestgateway"), "{after:?}");
+    for arguments in [&["verify-install"][..], &["verify-install", "-f", "eastwest.yaml"]] {
+        let out = server.run(arguments, "");
+        assert!(out.ok, "{}", out.text);
+        assert!(out.text.contains("complete and ready"), "{}", out.text);
+    }
+}
+
+fn change_and_prune(server: &Server) {
+    let before = server.versions();
+    let text = ["--set", "meshConfig.accessLogEncoding=TEXT"];
+    let out = server.run(&[&["install", "-f", "cluster01.yaml", "-y"], &text[..]].concat(), "");
+    assert!(out.ok, "{}", out.text);
+    let after = server.versions();
+    let changed: Vec<&String> = after
+        .iter()
+        .filter(|(key, version)| before.get(*key) != Some(version))
+        .map(|it| it.0)
+        .collect();
+    assert_eq!(changed, ["ConfigMap/istio-system/istio"]);
+    let off = "components.ingressGateways[0].enabled=false";
+    let out = server.run(&["install", "-f", "cluster01.yaml", "-y", "--set", off], "");
+    assert!(out.ok, "{}", out.text);
+    assert!(
+        out.text.contains("- Pruned Deployment/istio-system/istio-ingressgateway"),
+        "{}",
+        out.text
+    );
+    let after = server.versions();
+    assert!(!after.keys().any(|key| key.contains("ingressgateway")), "{after:?}");
+    assert!(after.contains_key("Deployment/istio-system/istio-eastwestgateway"), "{after:?}");
+    server.delete_config_map("istio");
+    let out = server.run(&["verify-install", "-f", "cluster01.yaml"], "");
+    assert!(!out.ok, "{}", out.text);
+    assert!(
+        out.text.contains("✘ ConfigMap: istio.istio-system: it does not exist"),
+        "{}",
+        out.text
+    );
+    assert!(server.run(&["install", "-f", "cluster01.yaml", "-y"], "").ok);
+}
+
+fn refuse(server: &Server) {
+    let before = server.versions();
+    let set =
+        ["--set", "values.global.tracer.zipkin.address=a", "--set", "meshConfig.accessLogFile="];
+    let out = server.run(&[&["install", "-f", "cluster01.yaml", "-y"], &set[..]].concat(), "");
+    assert!(
+        !out.ok && out.text.contains("spec.values.global.tracer.zipkin.address"),
+        "{}",
+        out.text
+    );
+    let out = server.run(&["install", "-y", "--set", "values.global.logAsJson=maybe"], "");
+    assert!(!out.ok && out.text.contains("it must be true or false"), "{}", out.text);
+    assert_eq!(server.versions(), before, "nothing was touched");
+    let out = server.run(&["install", "-f", "cluster01.yaml", "--dry-run"], "");
+    assert!(out.ok && out.text.contains("Deployment/istio-system/istiod"), "{}", out.text);
+    assert_eq!(server.versions(), before, "a dry run touches nothing");
+    let generate = || server.run(&["manifest", "generate", "-f", "cluster01.yaml"], "").stdout;
+    let manifest = generate();
+    assert!(manifest.contains("kind: Deployment"), "{manifest}");
+    assert_eq!(generate(), manifest, "the order is stable");
+}
+
+fn link(server: &Server) {
+    let out = server.run(&["create-remote-secret", "--name=cluster01"], "");
+    assert!(!out.ok && out.text.contains("loopback"), "{}", out.text);
+    assert!(out.text.contains("--server"), "it says what to do: {}", out.text);
+    let named = ["create-remote-secret", "--name=cluster01", "--server", "https://172.18.0.2:6443"];
+    let out = server.run(&named, "");
+    assert!(out.ok, "{}", out.text);
+    assert!(out.stdout.starts_with("# This file is autogenerated, do not edit.\n"), "{}", out.text);
+    assert!(out.stdout.ends_with("---\n"), "{}", out.text);
+    for part in [
+        "name: istio-remote-secret-cluster01",
+        "istio/multiCluster: \"true\"",
+        "networking.istio.io/cluster: cluster01",
+        "server: https://172.18.0.2:6443",
+        "token: token-of-istio-reader-service-account",
+    ] {
+        assert!(out.stdout.contains(part), "{part} is missing: {}", out.stdout);
+    }
+    let out = server.run(&[&named[..], &["--auth-type", "plugin"]].concat(), "");
+    assert!(!out.ok && out.text.contains("not supported"), "{}", out.text);
+    let out = server.run(&[&named[..], &["--service-account", "nobody"]].concat(), "");
+    assert!(!out.ok && out.text.contains("nobody"), "{}", out.text);
+}
+
+fn inject_and_analyze(server: &Server) {
+    let out = server.run(&["kube-inject", "-f", "-"], HELLO);
+    assert!(out.ok && out.stdout.contains("name: istio-proxy"), "{}", out.text);
+    assert!(out.stdout.contains("value: cluster01"), "the cluster's own values: {}", out.stdout);
+    server.write("lost.yaml", NOWHERE);
+    let out = server.run(&["analyze", "-n", "sample", "lost.yaml"], "");
+    assert_eq!(out.code, 79, "{}", out.text);
+    let line = "Error [IST0101] (VirtualService sample/lost lost.yaml:3) ";
+    assert!(out.stdout.contains(line), "{}", out.text);
+    let suppress = "IST0101=VirtualService lost.sample";
+    let out = server.run(&["analyze", "-n", "sample", "lost.yaml", "-S", suppress], "");
+    assert!(out.ok && out.text.contains("No validation issues found"), "{}", out.text);
+    let out = server.run(&["analyze", "-A", "-o", "json", "lost.yaml"], "");
+    assert_eq!(out.code, 79, "{}", out.text);
+    assert!(out.stdout.contains("\"code\": \"IST0101\""), "{}", out.text);
+}
+
+fn remove(server: &Server) {
+    let has = |object: &str| server.versions().contains_key(object);
+    let out = server.run(&["uninstall", "-f", "eastwest.yaml", "-y"], "");
+    assert!(out.ok, "{}", out.text);
+    assert!(!has("Deployment/istio-system/istio-eastwestgateway"));
+    assert!(has("Deployment/istio-system/istiod"), "another installation's");
+    let out = server.run(&["uninstall", "--revision", "default", "-y"], "");
+    assert!(out.ok, "{}", out.text);
+    assert!(!has("Deployment/istio-system/istiod"));
+    assert!(has("CustomResourceDefinition/gateways.networking.istio.io"), "the base stays");
+    let out = server.run(&["uninstall", "--purge", "-y"], "");
+    assert!(out.ok, "{}", out.text);
+    server.gone();
+    let out = server.run(&["uninstall", "--purge", "-y"], "");
+    assert!(out.ok && out.text.contains("nothing is installed"), "{}", out.text);
+}
