@@ -250,6 +250,8 @@ pub enum Extent<'a> {
     Installation(&'a Operator),
     /// The control plane and the gateways of a revision. What revisions share stays.
     Revision(&'a str),
+    /// Everything that runs, and its configuration; definitions and the objects of users stay.
+    AllButDefinitions,
     /// Everything, definitions and with them the objects of their kinds included.
     Everything,
 }
@@ -270,6 +272,7 @@ pub async fn removable(cluster: &Cluster, extent: Extent<'_>) -> Result<Vec<Obje
             );
             labelled(cluster, &selector).await
         }
+        Extent::AllButDefinitions => labelled(cluster, "operator.istio.io/component").await,
         Extent::Everything => {
             let mut objects = labelled(cluster, "operator.istio.io/component").await?;
             let like = Object::new(serde_json::json!({

@@ -185,7 +185,7 @@ async fn change(cluster: &Cluster, object: &Object) -> Result<Change, CallError>
         let action = if holds(&live, object) { Action::Keep } else { Action::Change };
         return Ok(Change { object: reference, action, diff: String::new() });
     }
-    let applied = cluster.dry_run(&install::settled(cluster, object).await?).await?;
+    let applied = cluster.dry_run(&crate::install::settled(cluster, object).await?).await?;
     let (before, after) = (comparable(live), comparable(applied));
     if before == after {
         return Ok(Change { object: reference, action: Action::Keep, diff: String::new() });

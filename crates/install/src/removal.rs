@@ -116,7 +116,7 @@ fn is_ours(object: &DynamicObject) -> bool {
 /// # Errors
 /// When the cluster refuses or cannot be asked, or something is not gone within `limit`.
 pub async fn destroy(cluster: &Cluster, limit: Duration) -> Result<Removed, MeshError> {
-    let removed = install::uninstall(cluster, None, false).await?;
+    let removed = install::uninstall(cluster, install::Extent::AllButDefinitions).await?;
     let mut done = Removed { removed, in_use: Vec::new() };
     // Until it is gone it would write the roots again.
     control_plane_gone(cluster, limit).await?;

@@ -114,3 +114,15 @@ fn called_as() -> Option<String> {
     let name = std::env::args_os().next()?;
     std::path::Path::new(&name).file_name()?.to_str().map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    #[test]
+    fn no_command_has_two_flags_of_one_name() {
+        Cli::command().debug_assert();
+    }
+}

@@ -416,7 +416,7 @@ impl Log {
         for pod in &pods {
             let mut answer = ask(pod, "logging").await?;
             let queries = if self.reset {
-                let mesh = reach::mesh_log_level(&cluster, &self.flags.istio_namespace, None);
+                let mesh = reach::mesh_log_level(&cluster, self.flags.system(), None);
                 vec![levels::reset(mesh.await?.as_deref())]
             } else {
                 match &self.level {

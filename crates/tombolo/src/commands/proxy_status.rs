@@ -74,7 +74,7 @@ impl ProxyStatus {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         super::block_on(async {
             let cluster = self.flags.open().await?;
-            let namespace = &self.flags.istio_namespace;
+            let namespace = self.flags.system();
             let istiods = reach::istiods(&cluster, namespace, self.revision.as_deref()).await?;
             if let Some(pod) = &self.pod {
                 self.compare(&cluster, &istiods, pod).await?;
@@ -132,7 +132,7 @@ impl RemoteClusters {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         super::block_on(async {
             let cluster = self.flags.open().await?;
-            let namespace = &self.flags.istio_namespace;
+            let namespace = self.flags.system();
             let istiods = reach::istiods(&cluster, namespace, self.revision.as_deref()).await?;
             let mut all = Vec::new();
             for istiod in istiods {

@@ -20,14 +20,16 @@ pub struct ReportFlags {
     /// The namespace of pods that are named without one, and of those that are listed.
     #[arg(short, long)]
     pub namespace: Option<String>,
-    /// The namespace of the control plane.
-    #[arg(short, long = "istioNamespace", default_value = "istio-system")]
-    pub istio_namespace: String,
 }
 
 impl ReportFlags {
     pub async fn open(&self) -> anyhow::Result<Cluster> {
         self.cluster.open().await
+    }
+
+    /// The namespace of the control plane.
+    pub fn system(&self) -> &str {
+        self.cluster.system()
     }
 
     /// The namespace in which names without one are looked up.

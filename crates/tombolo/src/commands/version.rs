@@ -91,7 +91,7 @@ impl VersionCommand {
     }
 
     async fn ask(&self, cluster: &Cluster, versions: &mut Versions) -> Result<(), ReachError> {
-        let namespace = &self.flags.istio_namespace;
+        let namespace = self.flags.system();
         let istiods = reach::istiods(cluster, namespace, self.revision.as_deref()).await?;
         let mut servers = Vec::new();
         for istiod in istiods.iter().filter(|istiod| istiod.ready) {
