@@ -11,6 +11,7 @@
 //! * [`network`]: bridge, nodes, addresses, the way in from the host;
 //! * [`directory`], [`pki`] and [`kubeconfig`]: a lab's files, certificates, and the files that
 //!   lead users to a cluster;
+//! * [`events`]: what happened to an object, for `kubectl describe`;
 //! * [`controllers`]: what turns Deployments into pods, Services into endpoints, and so on;
 //! * [`node`]: the node agent, which runs pods, answers Service addresses and names;
 //! * [`wire`]: what crosses between clusters, seen from a node;
@@ -21,6 +22,7 @@ pub mod children;
 pub mod control;
 pub mod controllers;
 pub mod directory;
+pub mod events;
 pub mod inspect;
 pub mod kind_config;
 pub mod kubeconfig;

@@ -198,8 +198,6 @@ fn start(node: &Arc<Node>, link: u32, place: Place, names: Listening) {
     );
     shutdown.spawn_essential("services", service::keep::run(Arc::clone(node), link, place));
     shutdown.spawn_essential("names", dns::run(Arc::clone(node), names));
-    let dns = Arc::clone(node);
-    shutdown.spawn("kube-dns", async move { dns::service::ensure(&dns).await });
     let pods = Arc::clone(node);
     shutdown.spawn_essential("pods", async move {
         // Containers are told about services, so these come first.

@@ -19,7 +19,8 @@ use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
 use crate::controllers::revisions::{self, HASH_LABEL, Revisions};
 use crate::controllers::status;
-use crate::controllers::work::{Controller, Events};
+use crate::controllers::work::Controller;
+use crate::events::Events;
 
 mod plan;
 
@@ -59,7 +60,7 @@ impl DaemonSets {
                 known.all().iter().for_each(|set| to.add(Key::of(&**set)));
             }
         });
-        let events = Events::new(caches.client(), "daemonset-controller");
+        let events = Events::new(caches.client(), "daemonset-controller", None);
         let revisions = caches.all::<ControllerRevision>();
         Self { client: caches.client(), queue, sets, pods, nodes, revisions, events }
     }

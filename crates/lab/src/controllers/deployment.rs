@@ -21,7 +21,8 @@ use crate::controllers::failure::{Doing, Failure, Refused, already_exists, unles
 use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
 use crate::controllers::status::write;
-use crate::controllers::work::{Controller, Events};
+use crate::controllers::work::Controller;
+use crate::events::Events;
 
 pub(crate) use revision::template_hash;
 pub(crate) use rollout::scaled;
@@ -95,7 +96,7 @@ impl Deployments {
                 to.add(key);
             }
         });
-        let events = Events::new(caches.client(), "deployment-controller");
+        let events = Events::new(caches.client(), "deployment-controller", None);
         Self { client: caches.client(), queue, deployments, sets, pods, events }
     }
 

@@ -18,7 +18,8 @@ use crate::controllers::job::plan::View;
 use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
 use crate::controllers::status;
-use crate::controllers::work::{Controller, Events};
+use crate::controllers::work::Controller;
+use crate::events::Events;
 
 mod plan;
 
@@ -45,7 +46,7 @@ impl Jobs {
             let keys = change.states().filter_map(|pod| pods::owner_key(&**pod, "Job"));
             keys.for_each(|key| to.add(key));
         });
-        let events = Events::new(caches.client(), "job-controller");
+        let events = Events::new(caches.client(), "job-controller", None);
         Self { client: caches.client(), queue, jobs, pods, events }
     }
 

@@ -20,7 +20,8 @@ use crate::controllers::loadbalancer::addresses::{Given, Pool, Range, Request, S
 use crate::controllers::loadbalancer::metallb::IPAddressPool;
 use crate::controllers::pods;
 use crate::controllers::queue::{Key, Queue};
-use crate::controllers::work::{Controller, Events};
+use crate::controllers::work::Controller;
+use crate::events::Events;
 
 pub mod addresses;
 pub(crate) mod metallb;
@@ -148,7 +149,7 @@ impl LoadBalancers {
             Giver::Lab(_) => "tombolo-load-balancer",
             Giver::MetalLb => "metallb-controller",
         };
-        let events = Events::new(caches.client(), component);
+        let events = Events::new(caches.client(), component, None);
         let client = caches.client();
         Self { client, queue, services, namespaces, pools, pods, giver, events }
     }

@@ -24,7 +24,8 @@ use crate::controllers::failure::{Doing, Failure, unless_gone};
 use crate::controllers::pods;
 use crate::controllers::queue::{Key, Queue};
 use crate::controllers::scheduler::fit::tolerates;
-use crate::controllers::work::{Controller, Events};
+use crate::controllers::work::Controller;
+use crate::events::Events;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -67,7 +68,7 @@ impl Nodes {
             let lease = change.new.into_iter();
             lease.for_each(|lease| to.add(Key::new("", &lease.name_any())));
         });
-        let events = Events::new(caches.client(), "node-controller");
+        let events = Events::new(caches.client(), "node-controller", None);
         let heartbeats = Mutex::default();
         Self { client: caches.client(), queue, nodes, leases, pods, heartbeats, events }
     }

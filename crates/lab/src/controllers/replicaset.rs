@@ -19,7 +19,8 @@ use crate::controllers::failure::{Doing, Failure, Refused};
 use crate::controllers::pods::{self, Claim};
 use crate::controllers::queue::{Key, Queue};
 use crate::controllers::status;
-use crate::controllers::work::{Controller, Events};
+use crate::controllers::work::Controller;
+use crate::events::Events;
 
 mod rank;
 
@@ -54,7 +55,7 @@ impl ReplicaSets {
                 add_adopters(&to, &known, pod);
             }
         });
-        let events = Events::new(caches.client(), "replicaset-controller");
+        let events = Events::new(caches.client(), "replicaset-controller", None);
         Self { client: caches.client(), queue, sets, pods, events }
     }
 

@@ -19,7 +19,8 @@ use crate::controllers::cache::{Cache, Caches};
 use crate::controllers::failure::{Doing, Failure};
 use crate::controllers::pods;
 use crate::controllers::queue::{Key, Queue};
-use crate::controllers::work::{Controller, Events};
+use crate::controllers::work::Controller;
+use crate::events::Events;
 
 pub(crate) mod fit;
 pub(crate) mod quantity;
@@ -69,7 +70,7 @@ impl Scheduler {
                 add_waiting(&to, &known);
             }
         });
-        let events = Events::new(caches.client(), NAME);
+        let events = Events::new(caches.client(), NAME, None);
         Self { client: caches.client(), queue, pods, nodes, events }
     }
 

@@ -19,7 +19,8 @@ use crate::controllers::queue::{Key, Queue};
 use crate::controllers::revisions::{HASH_LABEL, Revisions};
 use crate::controllers::statefulset::plan::{Step, View};
 use crate::controllers::status;
-use crate::controllers::work::{Controller, Events};
+use crate::controllers::work::Controller;
+use crate::events::Events;
 
 mod plan;
 
@@ -47,7 +48,7 @@ impl StatefulSets {
             let keys = change.states().filter_map(|pod| pods::owner_key(&**pod, "StatefulSet"));
             keys.for_each(|key| to.add(key));
         });
-        let events = Events::new(caches.client(), "statefulset-controller");
+        let events = Events::new(caches.client(), "statefulset-controller", None);
         let revisions = caches.all::<ControllerRevision>();
         Self { client: caches.client(), queue, sets, pods, revisions, events }
     }

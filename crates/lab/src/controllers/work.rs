@@ -1,12 +1,8 @@
 //! How a controller runs: workers take keys from its queue and make one pass over each.
 
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tombolo_runtime::errors::chain;
 use tombolo_runtime::shutdown::Shutdown;
 
@@ -57,50 +53,4 @@ async fn one<C: Controller>(controller: &C) {
         }
     }
     controller.queue().done(&key, result.is_err());
-}
-
-/// Publishes Kubernetes events. An event that cannot be published is logged, never an error:
-/// the work it tells about is done.
-#[derive(Clone)]
-pub struct Events {
-    recorder: Recorder,
-}
-
-impl fmt::Debug for Events {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events").finish_non_exhaustive()
-    }
-}
-
-impl Events {
-    /// Events reported by `component`.
-    pub fn new(client: Client, component: &str) -> Self {
-        let reporter = Reporter { controller: component.into(), instance: Some(component.into()) };
-        Self { recorder: Recorder::new(client, reporter) }
-    }
-
-    /// Something went as it should.
-    pub async fn normal(&self, about: &ObjectReference, reason: &str, note: String) {
-        self.publish(EventType::Normal, about, reason, note).await;
-    }
-
-    /// Something that a user should look at.
-    pub async fn warning(&self, about: &ObjectReference, reason: &str, note: String) {
-        self.publish(EventType::Warning, about, reason, note).await;
-    }
-
-    async fn publish(&self, kind: EventType, about: &ObjectReference, reason: &str, note: String) {
-        let note: String = note.chars().take(1000).collect();
-        let event = Event {
-            type_: kind,
-            reason: reason.to_owned(),
-            note: Some(note),
-            action: reason.to_owned(),
-            secondary: None,
-        };
-        if let Err(error) = self.recorder.publish(&event, about).await {
-            let object = about.name.as_deref().unwrap_or_default();
-            tracing::debug!(object, reason, error = %chain(&error), "event not published");
-        }
-    }
 }

@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -26,7 +27,9 @@ pub(super) async fn apply(client: &Client, state: &ClusterState) -> Result<(), L
     let services: Api<Service> = Api::namespaced(client.clone(), "kube-system");
     make(&roles, "ClusterRole tombolo:node", node_role(), state).await?;
     make(&bindings, "ClusterRoleBinding tombolo:node", node_binding(), state).await?;
-    make(&services, "Service kube-system/kube-dns", dns_service(&address), state).await
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "kube-system");
+    make(&services, "Service kube-system/kube-dns", dns_service(&address), state).await?;
+    make(&slices, "EndpointSlice kube-system/kube-dns", dns_endpoints(state), state).await
 }
 
 async fn make<K>(
@@ -90,7 +93,7 @@ fn dns_service(address: &str) -> Value {
         "metadata": {
             "name": "kube-dns",
             "namespace": "kube-system",
-            "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"},
+            "labels": dns_labels(),
         },
         "spec": {
             "clusterIP": address,
@@ -99,5 +102,41 @@ fn dns_service(address: &str) -> Value {
                 {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
             ],
         },
+    })
+}
+
+fn dns_labels() -> Value {
+    json!({
+        "k8s-app": "kube-dns",
+        "kubernetes.io/cluster-service": "true",
+        "kubernetes.io/name": "CoreDNS",
+    })
+}
+
+fn dns_endpoints(state: &ClusterState) -> Value {
+    let mut labels = dns_labels();
+    labels["kubernetes.io/service-name"] = json!("kube-dns");
+    labels["endpointslice.kubernetes.io/managed-by"] = json!("tombolo");
+    let endpoints: Vec<Value> = state
+        .nodes
+        .iter()
+        .map(|node| {
+            json!({
+                "addresses": [node.address],
+                "nodeName": node.name,
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
+        "addressType": "IPv4",
+        "ports": [
+            {"name": "dns", "port": 53, "protocol": "UDP"},
+            {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+        ],
+        "endpoints": endpoints,
     })
 }

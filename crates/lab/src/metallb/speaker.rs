@@ -21,7 +21,8 @@ use crate::controllers::loadbalancer::metallb::{
     ADVERTISEMENT_CRD, IPAddressPool, L2Advertisement, POOL_CRD, any_selects,
 };
 use crate::controllers::queue::{Key, Queue};
-use crate::controllers::work::{Controller, Events};
+use crate::controllers::work::Controller;
+use crate::events::Events;
 
 /// The speaker of one node.
 pub(super) struct Speaker {
@@ -60,7 +61,7 @@ impl Speaker {
                 look();
             }
         });
-        let events = Events::new(caches.client(), "metallb-speaker");
+        let events = Events::new(caches.client(), "metallb-speaker", None);
         let announced = Mutex::default();
         Self { node, queue, services, nodes, pools, advertisements, announced, events }
     }

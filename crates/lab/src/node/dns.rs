@@ -4,7 +4,6 @@
 //! does not exist.
 
 pub(crate) mod names;
-pub(crate) mod service;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
