@@ -1,7 +1,6 @@
 //! What the agent answers over HTTP: health, metrics, the application's probes, its own state.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 use tombolo_proxy::proxy::Proxy;
@@ -24,7 +23,6 @@ struct Inner {
     proxy: Arc<Proxy>,
     received: Received,
     ready: Ready,
-    draining: AtomicBool,
     quit: Notify,
     started: std::time::SystemTime,
 }
@@ -37,9 +35,8 @@ impl Status {
         received: Received,
         ready: Ready,
     ) -> Self {
-        let (draining, quit) = (AtomicBool::new(false), Notify::new());
-        let started = std::time::SystemTime::now();
-        Self(Arc::new(Inner { settings, proxy, received, ready, draining, quit, started }))
+        let (quit, started) = (Notify::new(), std::time::SystemTime::now());
+        Self(Arc::new(Inner { settings, proxy, received, ready, quit, started }))
     }
 
     /// The proxy that runs the traffic.
@@ -62,9 +59,9 @@ impl Status {
         self.0.started
     }
 
-    /// Answers health checks with "not ready" from now on.
+    /// Answers health checks with "not ready" from now on, and lets connections end.
     pub fn drain(&self) {
-        self.0.draining.store(true, Ordering::Release);
+        self.0.proxy.retire();
     }
 
     /// Asks the process to end.
@@ -79,7 +76,7 @@ impl Status {
 
     /// Why the proxy is not ready, if it is not.
     pub fn not_ready(&self) -> Option<String> {
-        if self.0.draining.load(Ordering::Acquire) {
+        if self.0.proxy.is_retiring() {
             return Some("draining".to_owned());
         }
         if let Some(missing) = self.0.received.missing() {

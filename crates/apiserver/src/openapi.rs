@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::resources::{Catalog, ResourceType, group_version};
 
+pub mod binary;
 mod custom;
 mod kinds;
 mod operations;

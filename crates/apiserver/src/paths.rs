@@ -2,6 +2,7 @@
 //!
 //! Every answer is computed from the catalog of the moment.
 
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -37,7 +38,7 @@ fn page(api: &Api, call: &Call) -> Option<Response> {
         ["apis", group, version] if !group.is_empty() => {
             discovery::resources(&catalog, group, version)
         }
-        ["openapi", "v2"] => return Some(tagged_document(call, openapi::v2_document(&catalog))),
+        ["openapi", "v2"] => return Some(version_2(call, &openapi::v2_document(&catalog))),
         ["openapi", "v3"] => return Some(tagged_document(call, openapi::index(&catalog))),
         ["openapi", "v3", "api", version] => {
             return openapi::document(&catalog, "", version).map(|doc| tagged_document(call, doc));
@@ -77,9 +78,24 @@ fn tagged_document(call: &Call, document: Value) -> Response {
     tagged(call, "application/json", document.to_string())
 }
 
+/// `/openapi/v2`, as protobuf where the client asks for that first.
+fn version_2(call: &Call, document: &Value) -> Response {
+    let accept = call.parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let wanted = accept.and_then(|all| all.split(',').next()).unwrap_or_default();
+    let wanted = wanted.split(';').next().unwrap_or_default().trim();
+    let [binary, _] = openapi::binary::CONTENT_TYPES;
+    let mut response = match openapi::binary::CONTENT_TYPES.contains(&wanted) {
+        true => tagged(call, binary, openapi::binary::encode(document)),
+        false => tagged(call, "application/json", document.to_string()),
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
 /// An answer with an `ETag` over its content; 304 if the client has it already.
-pub fn tagged(call: &Call, content_type: &str, body: String) -> Response {
-    let tag = format!("\"{}\"", openapi::digest(body.as_bytes()));
+pub fn tagged(call: &Call, content_type: &str, body: impl Into<Bytes>) -> Response {
+    let body = body.into();
+    let tag = format!("\"{}\"", openapi::digest(&body));
     let known = call
         .parts
         .headers

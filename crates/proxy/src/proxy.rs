@@ -43,6 +43,8 @@ pub struct Proxy {
     /// The sockets that are open, by listener.
     pub bound: Mutex<BTreeMap<Arc<str>, SocketAddr>>,
     pub totals: Totals,
+    /// Whether the process is about to end.
+    retiring: watch::Sender<bool>,
     server_configs: RwLock<Vec<(DownstreamTls, Arc<ServerConfigs>)>>,
     next_connection: AtomicU64,
 }
@@ -72,6 +74,7 @@ impl Proxy {
             changed: watch::Sender::new(0),
             bound: Mutex::default(),
             totals: Totals::default(),
+            retiring: watch::Sender::new(false),
             server_configs: RwLock::default(),
             next_connection: AtomicU64::new(1),
         })
@@ -80,6 +83,26 @@ impl Proxy {
     /// Lets listeners follow a snapshot that was published.
     pub fn announce(&self) {
         self.changed.send_modify(|generation| *generation += 1);
+    }
+
+    /// The process is about to end: connections from outside end with the answers that they wait
+    /// for, so that clients go elsewhere. New ones are still served, one answer each, because
+    /// others learn only after a while that this proxy goes. Envoy drains listeners like this
+    /// with `--drain-strategy immediate`.
+    pub fn retire(&self) {
+        self.retiring.send_replace(true);
+    }
+
+    /// Whether [`Proxy::retire`] was called.
+    pub fn is_retiring(&self) -> bool {
+        *self.retiring.borrow()
+    }
+
+    /// Returns once [`Proxy::retire`] was called.
+    pub async fn retired(&self) {
+        let mut retiring = self.retiring.subscribe();
+        // The sender lives as long as this proxy, so this cannot fail.
+        drop(retiring.wait_for(|retiring| *retiring).await);
     }
 
     /// The number of a new connection.

@@ -222,6 +222,25 @@ fn a_primary_and_its_remote_on_one_flat_network_on_a_real_api_server() {
 }
 
 #[test]
+fn three_clusters_in_mixed_models() {
+    let Some(report) = verified("three-clusters", ApiServer::Unsaid) else { return };
+    assert_eq!(report["ok"], true, "{report:#}");
+    let checks = report["checks"].as_array().unwrap();
+    // The first two share a network with two gateways; the third has one.
+    for (check, (from, gateways)) in
+        checks.iter().zip([("cluster01", 1), ("cluster02", 1), ("cluster03", 2)])
+    {
+        assert_eq!((check["from"].as_str(), check["failed"].as_u64()), (Some(from), Some(0)));
+        let clusters: Vec<_> =
+            check["answers"].as_array().unwrap().iter().map(|answer| &answer["cluster"]).collect();
+        assert_eq!(clusters, ["cluster01", "cluster02", "cluster03"]);
+        assert_eq!(check["path"], "gateway");
+        assert_eq!(check["gateways"].as_array().unwrap().len(), gateways, "{check:#}");
+    }
+    assert_eq!(checks.len(), 3);
+}
+
+#[test]
 fn mistakes_in_a_mesh_file_are_found_before_anything_is_made() {
     let run = Run::new();
     let text = std::fs::read_to_string(example("multi-primary"))

@@ -86,8 +86,7 @@ impl Cluster {
             {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {
                 "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}},
         ]});
-        let mut apply =
-            cluster.kubectl(Speaks::WebSockets, &["apply", "--validate=false", "-f", "-"]);
+        let mut apply = cluster.kubectl(Speaks::WebSockets, &["apply", "-f", "-"]);
         let applied = with_input(&mut apply, all.to_string().as_bytes());
         assert!(applied.status.success(), "{applied:?}");
         cluster.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
@@ -348,7 +347,7 @@ fn attaches(cluster: &Cluster) {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
             "restartPolicy": "Never", "containers": [
                 {"name": "c", "image": "busybox", "stdin": true, "stdinOnce": true, "command": ["head", "-n", "1"]}]}});
-        let mut apply = cluster.kubectl(speaks, &["apply", "--validate=false", "-f", "-"]);
+        let mut apply = cluster.kubectl(speaks, &["apply", "-f", "-"]);
         let applied = with_input(&mut apply, pod.to_string().as_bytes());
         assert!(applied.status.success(), "{applied:?}");
         cluster.ok(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);

@@ -83,10 +83,8 @@ fn every_mistake_is_reported_not_only_the_first() {
 
 #[test]
 fn paths_are_relative_to_the_mesh_file() {
-    let text = file(&[(
-        "clusters:",
-        "trust: {rootCA: {Files: {certificate: ca.pem, key: /k.pem}}}\n  clusters:",
-    )]);
+    let text =
+        file(&[("rootCA: SelfSigned", "rootCA: {Files: {certificate: ca.pem, key: /k.pem}}")]);
     let mesh = MeshFile::parse("some/where/mesh.yaml", &text).unwrap();
     assert_eq!(
         mesh.root_ca,

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderValue, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -13,7 +14,7 @@ use hyper_util::server::conn::auto;
 
 use crate::accept::connection::Connection;
 use crate::config::http::{Codec, HttpSettings};
-use crate::config::listener::Terminal;
+use crate::config::listener::{Direction, Terminal};
 use crate::http::exchange;
 use crate::http::lifetime::{Activity, Limits, Noticed, Over};
 use crate::stream::body::ResponseBody;
@@ -27,6 +28,8 @@ const GOODBYE: Duration = Duration::from_secs(5);
 const STREAMS: u32 = 1024;
 /// Streams that a client may reset before they were looked at, and resets it may provoke.
 const RESETS: usize = 100;
+/// The last answer of an HTTP/1 connection.
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Serves a connection until it ends.
 pub async fn serve(connection: Arc<Connection>, io: Io) {
@@ -44,7 +47,12 @@ pub async fn serve(connection: Arc<Connection>, io: Io) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (connection, open) = (serving.clone(), opening.open());
         async move {
-            let answer = exchange::handle(connection, open, request).await;
+            let closes = from_outside(&connection) && request.version() <= Version::HTTP_11;
+            let mut answer = exchange::handle(connection.clone(), open, request).await;
+            let upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if closes && !upgraded && connection.proxy.is_retiring() {
+                answer.headers_mut().insert(header::CONNECTION, CLOSE);
+            }
             Ok::<Response<ResponseBody>, Infallible>(answer)
         }
     });
@@ -53,6 +61,7 @@ pub async fn serve(connection: Arc<Connection>, io: Io) {
     let over = tokio::select! {
         ended = served.as_mut() => return log_end(&connection, ended),
         () = connection.proxy.shutdown.draining() => None,
+        () = retired(&connection) => None,
         over = activity.over() => Some(over),
     };
     tracing::debug!(source = %connection.source, ?over, "downstream connection is to end");
@@ -70,6 +79,20 @@ pub async fn serve(connection: Arc<Connection>, io: Io) {
         _ => served.await,
     };
     log_end(&connection, ended);
+}
+
+/// Whether others opened the connection, and not the application of this pod.
+fn from_outside(connection: &Connection) -> bool {
+    connection.proxy.settings.gateway || connection.listener.direction == Direction::Inbound
+}
+
+/// Returns when the proxy retires while the connection is open. One that is opened later is closed
+/// by its first answer.
+async fn retired(connection: &Connection) {
+    if !from_outside(connection) || connection.proxy.is_retiring() {
+        return std::future::pending().await;
+    }
+    connection.proxy.retired().await;
 }
 
 fn log_end(connection: &Connection, ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {

@@ -519,7 +519,17 @@ pub fn server_sidecar(authority: &Authority, app: SocketAddr) -> Node {
 
 /// A client sidecar that sends HTTP for the service to `endpoints`.
 pub fn client_sidecar(authority: &Authority, id: &str, endpoints: &[SocketAddr]) -> Node {
-    let mut node = Node::start(authority.credentials(id));
+    client_sidecar_as(authority, id, endpoints, false)
+}
+
+/// The same configuration, in a sidecar or in a gateway.
+pub fn client_sidecar_as(
+    authority: &Authority,
+    id: &str,
+    endpoints: &[SocketAddr],
+    gateway: bool,
+) -> Node {
+    let mut node = Node::start_as(authority.credentials(id), gateway);
     node.apply(Kind::Upstream, SERVICE, &discovered(SERVICE, HELLO, SNI));
     node.apply(Kind::Endpoints, SERVICE, &assignment(SERVICE, endpoints, true));
     let chain = chain(http_filter(&manager(named_routes("5000"))));

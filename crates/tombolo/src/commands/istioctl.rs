@@ -53,7 +53,7 @@ fn shared(argument: &OsString) -> Option<usize> {
 #[derive(Debug, Args)]
 pub struct LoggingFlags {
     /// The least level that is logged: none, error, warn, info or debug, or scope:level,...
-    #[arg(long = "log_output_level", value_name = "LEVEL", value_parser = level, hide = true)]
+    #[arg(id = "log_output_level", long, value_name = "LEVEL", value_parser = level, hide = true)]
     level: Option<&'static str>,
     /// The verbosity of Kubernetes' client; from 6 on its requests are logged.
     #[arg(long, value_name = "NUMBER", hide = true)]
