@@ -1,5 +1,7 @@
 //! Folders of certificates, judged by the `openssl` program.
 
+#![cfg(test)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

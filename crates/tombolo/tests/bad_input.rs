@@ -1,9 +1,13 @@
 //! What `tombolo up` refuses, with what it says, and that nothing was made of it. Needs root.
 
+#![cfg(test)]
+
 #[path = "lab/support.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
 mod support;
 
 #[path = "mesh/support.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
 mod mesh;
 
 use std::fs;

@@ -1,7 +1,10 @@
 //! The certificate Makefiles and the gateway's script, called as the tutorial calls them: real
 //! `make` runs them, real `openssl` judges what they make.
 
+#![cfg(test)]
+
 #[path = "lab/support.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
 mod support;
 
 use std::fs;

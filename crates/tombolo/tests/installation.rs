@@ -1,6 +1,8 @@
 //! istioctl's commands on one cluster: install, install again, change, prune, verify, remove; on
 //! the embedded API server, and on a real one where there is one.
 
+#![cfg(test)]
+
 #[path = "installation/server.rs"]
 mod server;
 

@@ -2,10 +2,14 @@
 //! changed and removed. Needs root. The clusters are lab clusters made by hand, found by
 //! kubeconfig as any other cluster would be.
 
+#![cfg(test)]
+
 #[path = "lab/support.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
 mod support;
 
 #[path = "mesh/support.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
 mod mesh;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,8 @@
 //! `proxy-config` on what a real Envoy said: a dump recorded from Envoy 1.40 with the resources of
 //! a sidecar. The tables are golden files.
 
+#![cfg(test)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 

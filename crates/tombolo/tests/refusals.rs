@@ -4,10 +4,14 @@
 //!
 //! Both clusters of this mesh have the same pod and service subnets.
 
+#![cfg(test)]
+
 #[path = "lab/support.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
 mod support;
 
 #[path = "mesh/support.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
 mod mesh;
 
 use std::fs::File;
@@ -251,7 +255,7 @@ impl Scene {
         let csr = key.request(&id.parse().unwrap()).unwrap();
         let mut request = Request::new(IstioCertificateRequest { csr, ..Default::default() });
         authorize(&mut request, token, cluster);
-        self.from_the_node(move || async move {
+        self.on_the_node(move || async move {
             let channel = target(address, &roots).connect().await.unwrap();
             let mut client = IstioCertificateServiceClient::new(channel);
             let mut chain = client.create_certificate(request).await?.into_inner().cert_chain;
@@ -280,7 +284,7 @@ impl Scene {
         let first = DeltaDiscoveryRequest { node: Some(node), type_url, ..Default::default() };
         let mut request = Request::new(once(first));
         authorize(&mut request, token, "cluster01");
-        self.from_the_node(move || async move {
+        self.on_the_node(move || async move {
             let channel = target(address, &roots).connect().await.unwrap();
             let mut client = AggregatedDiscoveryServiceClient::new(channel);
             let mut answers = client.delta_aggregated_resources(request).await?.into_inner();
@@ -289,7 +293,7 @@ impl Scene {
     }
 
     /// Does something from the network of cluster01's node, from which its pods are reached.
-    fn from_the_node<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> T
+    fn on_the_node<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> T
     where
         T: Send + 'static,
         F: Future<Output = T>,

@@ -1,6 +1,8 @@
 //! istioctl's reporting commands against running meshes of lab clusters: each test brings one up
 //! and asks it everything.
 
+#![cfg(test)]
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,14 @@
 //! What is killed, cut off or lost comes back without a hand, while requests go on all the time.
 //! Needs root. Each test breaks one mesh, step by step.
 
+#![cfg(test)]
+
 #[path = "lab/support.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
 mod support;
 
 #[path = "mesh/support.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
 mod mesh;
 #[path = "mesh/stream.rs"]
 mod stream;
@@ -13,12 +17,12 @@ use std::time::Instant;
 
 use kube::ResourceExt as _;
 use mesh::{Mesh, example, kill_and_wait, network_of, own_network};
-use parking_lot::Mutex;
 use stream::{Stream, tally, told};
 use support::eventually;
+use tokio::sync::Mutex;
 
 /// One mesh at a time: each is two dozen processes.
-static TURN: Mutex<()> = parking_lot::const_mutex(());
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Requests that must be answered while something is away.
 const WHILE_AWAY: usize = 150;
@@ -157,7 +161,7 @@ impl Scene {
 
 #[tokio::test]
 async fn a_mesh_of_primaries_on_separate_networks_comes_back() {
-    let _turn = TURN.lock();
+    let _turn = TURN.lock().await;
     let mut scene = Scene::new("multi-primary-multi-network", "cluster01").await;
     scene.gateway_killed("cluster02").await;
     scene.control_plane_killed("cluster01").await;
@@ -181,7 +185,7 @@ async fn a_mesh_of_primaries_on_separate_networks_comes_back() {
 
 #[tokio::test]
 async fn a_primary_and_its_remote_on_separate_networks_come_back() {
-    let _turn = TURN.lock();
+    let _turn = TURN.lock().await;
     let scene = Scene::new("primary-remote-multi-network", "cluster02").await;
     // It carries the remote's configuration as well.
     scene.gateway_killed("cluster01").await;

@@ -1,7 +1,10 @@
 //! Streams to pods as users open them: kubectl's port-forward, exec and attach over WebSockets and
 //! over SPDY, and kube's port-forward. Needs root, `ip`, `nft`, `perl`, `curl` and kubectl.
 
+#![cfg(test)]
+
 #[path = "lab/support.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
 mod support;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -5,6 +5,8 @@
 //! Needs root: every script runs in a network namespace of its own, because it reaches nodes by
 //! their addresses and two labs cannot have the same ones.
 
+#![cfg(test)]
+
 use std::env::{join_paths, split_paths, var_os};
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -99,7 +99,7 @@ mod tests {
         let first = Serial::next(&file).unwrap();
         std::fs::write(&file, first.text()).unwrap();
         let second = Serial::next(&file).unwrap();
-        assert_eq!(after(first.0.clone()).unwrap(), second.0);
+        assert_eq!(after(first.0).unwrap(), second.0);
         std::fs::write(&file, "not a number\n").unwrap();
         assert!(matches!(Serial::next(&file), Err(Error::Serial(_))));
     }

@@ -129,7 +129,10 @@ fn index_of(list: &[Value], inner: &str) -> Option<usize> {
     }
     if let Some((key, value)) = inner.split_once(':')
         && let Some(found) = list.iter().position(|entry| {
-            entry.get(key).is_some_and(|it| it.as_str() == Some(value) || it.to_string() == value)
+            entry.get(key).is_some_and(|it| {
+                // A number or a boolean is compared as it is written.
+                it.as_str().map_or_else(|| it.to_string(), str::to_owned) == value
+            })
         })
     {
         return Some(found);

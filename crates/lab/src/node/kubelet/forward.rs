@@ -148,10 +148,8 @@ pub(crate) async fn copy(
             () = gone.cancelled() => break,
         }
     }
-    if !sent_all {
-        if let Ok(sent) = tokio::time::timeout(GRACE, to_pod).await {
-            sent?;
-        }
+    if !sent_all && let Ok(sent) = tokio::time::timeout(GRACE, to_pod).await {
+        sent?;
     }
     Ok(())
 }

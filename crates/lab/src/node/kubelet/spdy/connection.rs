@@ -268,7 +268,7 @@ impl Reading {
         unidirectional: bool,
         headers: Headers,
     ) -> Result<(), FrameError> {
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             return Err(FrameError::Malformed("a new stream's number is not odd and the highest"));
         }
         self.last = id;
