@@ -49,6 +49,8 @@ pub struct UpstreamConfig {
     /// The local address that connections are made from.
     pub bind: Option<IpAddr>,
     pub idle_timeout: Option<Duration>,
+    /// How old a connection may be that takes another request.
+    pub connection_age: Option<Duration>,
     pub requests_per_connection: Option<u32>,
     pub keepalive: Option<Keepalive>,
     pub outlier: Option<Outlier>,
@@ -185,6 +187,10 @@ pub fn upstream(config: &cds::Cluster) -> Result<UpstreamConfig, Problem> {
             Some(_) => timeout("idle_timeout", common.idle_timeout.as_ref())?,
             None => Some(IDLE_TIMEOUT),
         },
+        connection_age: timeout(
+            "max_connection_duration",
+            common.max_connection_duration.as_ref(),
+        )?,
         requests_per_connection: common.max_requests_per_connection.map(|most| most.value),
         keepalive: keepalive(config),
         outlier: config

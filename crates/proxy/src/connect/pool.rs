@@ -55,6 +55,7 @@ pub struct Http2 {
 pub struct Facts {
     pub local: Option<SocketAddr>,
     pub peer: Option<Arc<str>>,
+    opened: Instant,
     /// Lowers the number of connections of the upstream when the connection is gone.
     _open: Permit,
 }
@@ -106,17 +107,31 @@ impl Stream {
 impl Facts {
     /// The facts of a fresh connection.
     pub fn new(dialled: &Dialled, open: Permit) -> Arc<Self> {
-        Arc::new(Self { local: dialled.local, peer: dialled.peer.clone(), _open: open })
+        Arc::new(Self {
+            local: dialled.local,
+            peer: dialled.peer.clone(),
+            opened: Instant::now(),
+            _open: open,
+        })
+    }
+
+    /// Whether the connection may carry another request: it is not older than `most`.
+    fn is_young(&self, most: Option<Duration>) -> bool {
+        most.is_none_or(|most| self.opened.elapsed() <= most)
     }
 }
 
 impl Pool {
     /// An idle HTTP/1.1 connection that still works.
-    pub fn take_http1(&self, idle_timeout: Option<Duration>) -> Option<Http1> {
+    pub fn take_http1(
+        &self,
+        idle_timeout: Option<Duration>,
+        most_age: Option<Duration>,
+    ) -> Option<Http1> {
         let mut idle = self.idle.lock();
         while let Some(connection) = idle.pop() {
             let old = idle_timeout.is_some_and(|most| connection.idle_since.elapsed() > most);
-            if connection.sender.is_ready() && !old {
+            if connection.sender.is_ready() && !old && connection.facts.is_young(most_age) {
                 return Some(connection);
             }
         }
@@ -134,11 +149,13 @@ impl Pool {
     }
 
     /// A place on an HTTP/2 connection that still works.
-    pub fn take_http2(&self, most_uses: Option<u32>) -> Option<Stream> {
+    pub fn take_http2(&self, most_uses: Option<u32>, most_age: Option<Duration>) -> Option<Stream> {
         let mut shared = self.shared.lock();
         shared.retain(|connection| {
             let used = connection.uses.load(Ordering::Acquire);
-            !connection.sender.is_closed() && most_uses.is_none_or(|most| most == 0 || used < most)
+            !connection.sender.is_closed()
+                && connection.facts.is_young(most_age)
+                && most_uses.is_none_or(|most| most == 0 || used < most)
         });
         shared.iter().find_map(Http2::stream)
     }

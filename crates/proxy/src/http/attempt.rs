@@ -147,7 +147,8 @@ async fn send_http1(
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Http1), Failure> {
     loop {
-        let kept = endpoint.pool.take_http1(upstream.config.idle_timeout);
+        let kept =
+            endpoint.pool.take_http1(upstream.config.idle_timeout, upstream.config.connection_age);
         let reused = kept.is_some();
         let mut connection = match kept {
             Some(connection) => connection,
@@ -174,7 +175,9 @@ async fn send_http2(
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Stream), Failure> {
     loop {
-        let kept = endpoint.pool.take_http2(upstream.config.requests_per_connection);
+        let kept = endpoint
+            .pool
+            .take_http2(upstream.config.requests_per_connection, upstream.config.connection_age);
         let reused = kept.is_some();
         let stream = match kept {
             Some(stream) => stream,
