@@ -238,6 +238,11 @@ impl Operator {
         self.spec.pointer(&pointer).is_some_and(is_on)
     }
 
+    /// The `k8s` settings of the base component.
+    pub fn base_k8s(&self) -> &Value {
+        self.spec.pointer("/components/base/k8s").unwrap_or(&Value::Null)
+    }
+
     /// The `k8s` settings of the control plane: `values.pilot` and, over it, `components.pilot.k8s`.
     pub fn pilot_k8s(&self) -> Value {
         let mut k8s = json!({});

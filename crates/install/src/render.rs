@@ -50,7 +50,9 @@ pub fn reader(operator: &Operator) -> Vec<Object> {
 fn components(operator: &Operator) -> (Vec<Component>, Vec<PatchError>) {
     let (mut components, mut problems) = (Vec::new(), Vec::new());
     if operator.enabled("base") {
-        components.push(Component { name: "Base", objects: base::objects(operator) });
+        let mut objects = base::objects(operator);
+        kubernetes::patch(&mut objects, operator.base_k8s(), &mut problems);
+        components.push(Component { name: "Base", objects });
     }
     if operator.enabled("pilot") {
         let mut objects = if operator.is_remote() {

@@ -33,6 +33,7 @@ const SETTINGS: &[(&str, Shape)] = &[
     ("namespace", Text),
     ("meshConfig", Map),
     ("components.base.enabled", Flag),
+    ("components.base.k8s.overlays", List),
     ("components.pilot.enabled", Flag),
     ("components.*.*.name", Text),
     ("components.*.*.namespace", Text),

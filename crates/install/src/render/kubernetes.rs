@@ -53,6 +53,11 @@ pub(super) fn apply(
     if let Some(given) = k8s.get("podDisruptionBudget") {
         budget(objects, given, target);
     }
+    patch(objects, k8s, problems);
+}
+
+/// Applies the `overlays` of a component's settings, the only ones that one without pods has.
+pub(super) fn patch(objects: &mut Vec<Object>, k8s: &Value, problems: &mut Vec<PatchError>) {
     for entry in k8s.get("overlays").and_then(Value::as_array).into_iter().flatten() {
         problems.extend(patches::patch(objects, entry).err());
     }

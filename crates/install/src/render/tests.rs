@@ -154,3 +154,16 @@ fn an_overlay_without_a_place_is_a_problem() {
         ["no object Deployment/istiod-x is rendered by this component"]
     );
 }
+
+#[test]
+fn overlays_of_the_base_patch_its_objects() {
+    let file = "kind: IstioOperator\nspec:\n  components:\n    base:\n      k8s:\n        overlays:\n        - {kind: ServiceAccount, name: istio-reader-service-account, patches: [{path: metadata.labels.team, value: mesh}]}\n        - {kind: ServiceAccount, name: nobody, patches: [{path: metadata.labels.team, value: mesh}]}\n";
+    let source = Source { name: "file.yaml".to_owned(), text: file.to_owned() };
+    let operator = Operator::merge(&[source], &[]).unwrap();
+    assert_eq!(operator.unsupported, Vec::<String>::new());
+    let problems: Vec<_> = overlay_problems(&operator).iter().map(ToString::to_string).collect();
+    assert_eq!(problems, ["no object ServiceAccount/nobody is rendered by this component"]);
+    let base = render(&operator).swap_remove(0);
+    let reader = base.objects.iter().find(|object| object.name() == "istio-reader-service-account");
+    assert_eq!(reader.unwrap().label("team"), Some("mesh"));
+}
