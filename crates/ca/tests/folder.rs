@@ -2,36 +2,19 @@
 
 #![cfg(test)]
 
+#[path = "openssl/support.rs"]
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use support::{openssl, quick};
 use tempfile::TempDir;
 use tombolo_ca::folder::{Error, Folder, IntermediateSettings, Origin};
 use tombolo_ca::offline::{ISTIOD, Root, Settings};
-use tombolo_tls::key::KeyKind;
 use tombolo_tls::spiffe::SpiffeId;
-
-fn openssl(folder: &Path, arguments: &str) -> String {
-    let output = Command::new("openssl")
-        .args(arguments.split(' '))
-        .current_dir(folder)
-        .output()
-        .expect("the openssl program is installed (Debian package openssl)");
-    assert!(
-        output.status.success(),
-        "openssl {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Smaller keys than the default, so that tests are quick.
-fn quick(settings: Settings) -> Settings {
-    Settings { key: KeyKind::Rsa2048, ..settings }
-}
 
 fn intermediate() -> IntermediateSettings {
     IntermediateSettings { settings: quick(Settings::intermediate()), dns_name: ISTIOD.to_owned() }

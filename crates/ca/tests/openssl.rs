@@ -2,10 +2,12 @@
 
 #![cfg(test)]
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
+#[path = "openssl/support.rs"]
+mod support;
 
+use std::fs;
+
+use support::{openssl, quick};
 use tempfile::TempDir;
 use time::Duration;
 use tombolo_ca::authority::{Authority, Lifetimes, Unsigned, Unusable};
@@ -14,25 +16,6 @@ use tombolo_ca::offline::{self, Intermediate, Root, Settings};
 use tombolo_ca::request::Refused;
 use tombolo_tls::key::{KeyKind, PrivateKey};
 use tombolo_tls::spiffe::{SpiffeId, TrustDomain};
-
-fn openssl(directory: &Path, arguments: &str) -> String {
-    let output = Command::new("openssl")
-        .args(arguments.split(' '))
-        .current_dir(directory)
-        .output()
-        .expect("the openssl program is installed (Debian package openssl)");
-    assert!(
-        output.status.success(),
-        "openssl {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Smaller keys than the default, so that tests are quick.
-fn quick(settings: Settings) -> Settings {
-    Settings { key: KeyKind::Rsa2048, ..settings }
-}
 
 fn pair() -> (Root, Intermediate) {
     let root = Root::generate(&quick(Settings::root())).unwrap();
