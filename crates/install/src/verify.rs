@@ -1,9 +1,9 @@
 //! Verifies a mesh: for every client cluster and every service of the sample, requests are sent
 //! and counted, and what is claimed about them is tested instead of eyeballed.
 //!
-//! A check holds when no request failed, every cluster with endpoints answered in a share that
-//! chance explains ([`statistics`]), requests took the way the networks demand, and the server saw
-//! the client over mutual TLS.
+//! A check holds when no request failed, every cluster with endpoints answered and the shares are
+//! ones that chance explains ([`statistics`]), requests took the way the networks demand, and the
+//! server saw the client over mutual TLS.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -52,6 +52,8 @@ pub struct SampleService {
 /// Requests of a look at whether a mesh has settled: enough that two clusters both answer, but for
 /// one time in half a million.
 const WARM_UP: u32 = 20;
+/// How often a crowd of clients asks for a cluster that has not answered.
+const CROWDS: u32 = 5;
 
 /// The services of the sample that have something to ask. `sleep` is the client.
 pub const SERVICES: &[SampleService] =
@@ -142,7 +144,10 @@ pub async fn verify(target: &Target, canary: &str) -> Result<Report, VerifyError
             let way = ways::Meter::start(member, &client, &target.namespace, service).await?;
             let answers = probe::send(member, &client, target, service, canary).await?;
             let way = way.finish().await?;
-            checks.push(judge(target, member, service, &pods, &answers, &way));
+            let silent = unreached(target, member, &client, service, &pods, &answers).await?;
+            let mut check = judge(target, member, service, &pods, &answers, &way);
+            check.complain(silence(&silent));
+            checks.push(check);
         }
     }
     let ok = checks.iter().all(|check| check.ok);
@@ -186,21 +191,51 @@ async fn missing(
     if let Some(why) = answers.failures.keys().next() {
         return Ok(Some(why.clone()));
     }
-    let answered: BTreeSet<&str> = answers
-        .by_pod
-        .keys()
-        .filter_map(|(_, pod)| pods.get(pod))
-        .map(|pod| pod.cluster.as_str())
-        .collect();
-    let silent: BTreeSet<&str> = pods
-        .values()
-        .map(|pod| pod.cluster.as_str())
-        .filter(|cluster| !answered.contains(cluster))
-        .collect();
-    if silent.is_empty() {
-        return Ok(None);
+    let silent = unreached(target, member, client, service, &pods, &answers).await?;
+    Ok(silence(&silent))
+}
+
+/// The clusters with endpoints that do not answer a client at all.
+///
+/// A gateway chooses an endpoint for each connection, and the client's proxy sends many requests
+/// over one. Where several clusters share a network, some may therefore be silent for long: only a
+/// crowd of clients, whose requests need more connections, tells whether they can be reached.
+async fn unreached<'a>(
+    target: &Target,
+    member: &Member,
+    client: &exec::Container,
+    service: &SampleService,
+    pods: &'a Pods,
+    answers: &Answers,
+) -> Result<BTreeSet<&'a str>, VerifyError> {
+    let mut silent: BTreeSet<&str> = pods.values().map(|pod| pod.cluster.as_str()).collect();
+    let hear = |silent: &mut BTreeSet<&str>, answers: &Answers| {
+        for pod in answers.by_pod.keys().filter_map(|(_, pod)| pods.get(pod)) {
+            silent.remove(pod.cluster.as_str());
+        }
+    };
+    hear(&mut silent, answers);
+    for _ in 0..CROWDS {
+        if silent.is_empty() {
+            break;
+        }
+        for answers in probe::crowd(member, client, target, service).await? {
+            hear(&mut silent, &answers);
+        }
     }
-    Ok(Some(format!("no answer from {}", silent.into_iter().collect::<Vec<_>>().join(", "))))
+    Ok(silent)
+}
+
+fn silence(silent: &BTreeSet<&str>) -> Option<String> {
+    let names: Vec<_> = silent.iter().copied().collect();
+    (!names.is_empty()).then(|| format!("no answer from {}", names.join(", ")))
+}
+
+impl Check {
+    fn complain(&mut self, problem: Option<String>) {
+        self.ok &= problem.is_none();
+        self.problems.extend(problem);
+    }
 }
 
 impl Report {
@@ -238,7 +273,7 @@ fn judge(
     }
     let (listed, strangers) = shares(pods, answers);
     problems.extend(strangers);
-    let balance = balance(pods, &listed);
+    let balance = balance(&member.network, pods, &listed);
     if !balance.holds {
         problems.push(balance.explain());
     }
@@ -292,24 +327,23 @@ fn shares(pods: &Pods, answers: &Answers) -> (Vec<Answer>, Vec<String>) {
     (listed, strangers)
 }
 
-/// Compares each cluster's share with its share of the endpoints.
-fn balance(pods: &Pods, answers: &[Answer]) -> Verdict {
-    let mut endpoints: BTreeMap<&str, u32> = BTreeMap::new();
-    for pod in pods.values() {
-        *endpoints.entry(&pod.cluster).or_default() += 1;
+/// Compares the shares of what the client's proxy chooses between for each request: the clusters on
+/// its own network, and the other networks. Between the clusters of another network their gateways
+/// choose, once for each connection: the counts there are no independent draws.
+fn balance(network: &str, pods: &Pods, answers: &[Answer]) -> Verdict {
+    let choice = |pod: &probe::Pod| match pod.network == network {
+        true => (true, pod.cluster.clone()),
+        false => (false, pod.network.clone()),
+    };
+    let mut shares: BTreeMap<_, statistics::Share> = BTreeMap::new();
+    for (name, pod) in pods {
+        let choice = choice(pod);
+        let share = statistics::Share { name: choice.1.clone(), weight: 0, seen: 0 };
+        let share = shares.entry(choice).or_insert(share);
+        share.weight += 1;
+        share.seen += answers.iter().filter(|a| a.pod == *name).map(|a| a.count).sum::<u32>();
     }
-    let shares: Vec<_> = endpoints
-        .into_iter()
-        .map(|(cluster, weight)| {
-            let seen = answers
-                .iter()
-                .filter(|answer| answer.cluster == cluster)
-                .map(|answer| answer.count)
-                .sum();
-            statistics::Share { name: cluster.to_owned(), weight, seen }
-        })
-        .collect();
-    statistics::test(&shares)
+    statistics::test(&shares.into_values().collect::<Vec<_>>())
 }
 
 /// Requests to pods of other networks must go through a gateway, to those of the own network

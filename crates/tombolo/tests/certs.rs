@@ -23,6 +23,13 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
+/// `make`, as from a shell: the tests may run below another one, which would speak into it.
+fn make() -> Command {
+    let mut make = Command::new("make");
+    make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+    make
+}
+
 /// A folder in which certificates are made.
 struct Certs {
     folder: TempDir,
@@ -38,7 +45,7 @@ impl Certs {
     }
 
     fn make(&self, makefile: &str, arguments: &[&str]) -> Output {
-        Command::new("make")
+        make()
             .arg("-f")
             .arg(repository().join("tools/certs").join(makefile))
             .args(arguments)
@@ -294,7 +301,7 @@ async fn the_root_of_a_cluster_is_fetched_and_signs() {
     .await;
     let certs = Certs::new();
     let run = |target: &str, namespace: &str| {
-        let mut command = Command::new("make");
+        let mut command = make();
         command.arg("-f").arg(repository().join("tools/certs/Makefile.k8s.mk"));
         command.args([target, &format!("ISTIO_NAMESPACE={namespace}"), "INTERMEDIATE_KEYSZ=2048"]);
         command.current_dir(certs.folder.path()).env("TOMBOLO", env!("CARGO_BIN_EXE_tombolo"));

@@ -17,6 +17,8 @@ use super::{Member, Pods, SampleService, Target, VerifyError};
 const MARK: &str = "@@tombolo";
 /// The response header in which the sample repeats the client certificate details it received.
 const PEER_HEADER: &str = "tombolo-peer";
+/// How many clients a crowd has, and how much each asks.
+const CROWD: (u32, u32) = (8, 10);
 
 /// A ready pod of a service.
 #[derive(Clone, Debug)]
@@ -156,6 +158,22 @@ pub async fn send(
     // curl's own exit code is that of the last request only.
     let output = exec::output(&member.cluster, client, &command, true).await?;
     Ok(read(&output))
+}
+
+/// Sends requests from many clients at once, so that the client's proxy needs many connections.
+///
+/// # Errors
+/// As [`send`].
+pub async fn crowd(
+    member: &Member,
+    client: &Container,
+    target: &Target,
+    service: &SampleService,
+) -> Result<Vec<Answers>, VerifyError> {
+    let (clients, requests) = CROWD;
+    let few = Target { requests, ..target.clone() };
+    let all = (0..clients).map(|_| send(member, client, &few, service, "crowd"));
+    futures::future::try_join_all(all).await
 }
 
 /// Reads what `curl` printed.

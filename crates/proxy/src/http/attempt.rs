@@ -42,6 +42,9 @@ impl Lease {
     pub fn give_back(self, shutdown: &Shutdown) {
         let Held::Http1(mut connection) = self.connection else { return };
         let (endpoint, most_uses) = (self.endpoint, self.most_uses);
+        if connection.sender.is_ready() {
+            return endpoint.pool.put_http1(*connection, most_uses);
+        }
         shutdown.spawn("upstream connection reuse", async move {
             let ready = tokio::time::timeout(REUSE_WAIT, connection.sender.ready()).await;
             if matches!(ready, Ok(Ok(()))) {

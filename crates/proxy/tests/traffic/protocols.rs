@@ -12,8 +12,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tombolo_proxy::snapshot::Kind;
-use tombolo_xds::proto::envoy::config::cluster::v3 as cds;
-use tombolo_xds::proto::envoy::config::core::v3 as core;
 use tombolo_xds::proto::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as hcm;
 
 use crate::support::*;
@@ -43,14 +41,6 @@ async fn grpc_server() -> SocketAddr {
         }
     });
     address
-}
-
-fn http2(mut upstream: cds::Cluster) -> cds::Cluster {
-    #[expect(deprecated, reason = "the older form is accepted too")]
-    {
-        upstream.http2_protocol_options = Some(core::Http2ProtocolOptions::default());
-    }
-    upstream
 }
 
 #[tokio::test]

@@ -331,6 +331,15 @@ pub fn fixed(name: &str, endpoints: &[SocketAddr]) -> cds::Cluster {
     }
 }
 
+/// The same upstream, asked in HTTP/2.
+pub fn http2(mut upstream: cds::Cluster) -> cds::Cluster {
+    #[expect(deprecated, reason = "the older form is accepted too")]
+    {
+        upstream.http2_protocol_options = Some(core::Http2ProtocolOptions::default());
+    }
+    upstream
+}
+
 pub fn assignment(
     name: &str,
     endpoints: &[SocketAddr],
