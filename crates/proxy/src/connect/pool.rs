@@ -1,9 +1,15 @@
 //! Connections to one endpoint that are kept for the next request.
 //!
 //! An HTTP/1.1 connection carries one request at a time and lies idle in between. HTTP/2
-//! connections are shared; another one is opened when all are full.
+//! connections are shared; another one is opened when all are full. Requests that come while one
+//! is being opened wait for it.
+//!
+//! When the upstream has as many connections as it may, requests wait until one is free, as
+//! Envoy's pending requests do (Envoy: circuit breaking, cluster maximum connections). An endpoint
+//! may always have one connection: otherwise nobody would ever free one for those who wait.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -11,6 +17,7 @@ use std::time::Duration;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tombolo_runtime::shutdown::Shutdown;
 
@@ -30,6 +37,8 @@ const HEADERS: usize = 200;
 pub struct Pool {
     idle: Mutex<Vec<Http1>>,
     shared: Mutex<Vec<Arc<Http2>>>,
+    opening: Mutex<Option<Opening>>,
+    places: Arc<Places>,
 }
 
 /// An HTTP/1.1 connection that nobody uses at the moment, or that a request has taken out.
@@ -48,6 +57,7 @@ pub struct Http2 {
     facts: Arc<Facts>,
     active: AtomicU32,
     uses: AtomicU32,
+    places: Arc<Places>,
 }
 
 /// What is known about a connection. Counts as an open connection of its upstream while it lives.
@@ -56,8 +66,97 @@ pub struct Facts {
     pub local: Option<SocketAddr>,
     pub peer: Option<Arc<str>>,
     opened: Instant,
-    /// Lowers the number of connections of the upstream when the connection is gone.
-    _open: Permit,
+    _place: Place,
+}
+
+/// How many connections an upstream has at most, and how many it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Room<'a> {
+    pub taken: &'a Arc<AtomicU32>,
+    pub limit: u32,
+}
+
+/// The connections that an endpoint has, and whoever waits for one.
+#[derive(Debug, Default)]
+struct Places {
+    taken: AtomicU32,
+    freed: Notify,
+}
+
+/// A connection's place: it counts for its endpoint and its upstream while it lives.
+#[derive(Debug)]
+pub struct Place {
+    upstream: Option<Permit>,
+    endpoint: Arc<Places>,
+}
+
+impl Places {
+    fn take(self: &Arc<Self>, room: Room<'_>) -> Option<Place> {
+        let first = self.taken.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let permit = Permit::take(room.taken, if first { u32::MAX } else { room.limit })?;
+        if !first {
+            self.taken.fetch_add(1, Ordering::AcqRel);
+        }
+        Some(Place { upstream: Some(permit), endpoint: self.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Whoever is told must find both counts lowered.
+        drop(self.upstream.take());
+        self.endpoint.taken.fetch_sub(1, Ordering::AcqRel);
+        self.endpoint.freed.notify_one();
+    }
+}
+
+/// What a request gets that asks for a connection: a kept one, or leave to open one.
+#[derive(Debug)]
+pub enum Turn<C, L> {
+    Kept(C),
+    Open(L),
+}
+
+/// An HTTP/2 connection that is being opened, for those who wait for it.
+#[derive(Debug)]
+struct Opening {
+    outcome: watch::Receiver<Outcome>,
+    /// How many requests will use it.
+    users: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Outcome {
+    Pending,
+    Opened,
+    Failed(Kind, Option<String>),
+}
+
+/// Tells those who wait for an HTTP/2 connection how opening it ended. When it is dropped without
+/// a word, one of them opens the connection instead.
+#[derive(Debug)]
+pub struct Opener {
+    pub place: Place,
+    outcome: watch::Sender<Outcome>,
+}
+
+impl Opener {
+    /// The place of the connection, and how to tell its end.
+    pub fn into_parts(self) -> (Place, impl FnOnce(Result<(), &Failure>)) {
+        let outcome = self.outcome;
+        let tell = move |result: Result<(), &Failure>| {
+            outcome.send_replace(match result {
+                Ok(()) => Outcome::Opened,
+                Err(failure) => Outcome::Failed(failure.kind, failure.transport.clone()),
+            });
+        };
+        (self.place, tell)
+    }
+}
+
+enum Step {
+    Turn(Turn<Stream, Opener>),
+    Wait(watch::Receiver<Outcome>),
 }
 
 /// A place under a circuit breaker's limit. Dropping it gives the place back.
@@ -89,6 +188,7 @@ pub struct Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.connection.active.fetch_sub(1, Ordering::AcqRel);
+        self.connection.places.freed.notify_one();
     }
 }
 
@@ -106,12 +206,12 @@ impl Stream {
 
 impl Facts {
     /// The facts of a fresh connection.
-    pub fn new(dialled: &Dialled, open: Permit) -> Arc<Self> {
+    pub fn new(dialled: &Dialled, place: Place) -> Arc<Self> {
         Arc::new(Self {
             local: dialled.local,
             peer: dialled.peer.clone(),
             opened: Instant::now(),
-            _open: open,
+            _place: place,
         })
     }
 
@@ -146,6 +246,78 @@ impl Pool {
         }
         connection.idle_since = Instant::now();
         self.idle.lock().push(connection);
+        self.places.freed.notify_one();
+    }
+
+    /// Waits for an HTTP/1.1 connection that `kept` yields, or for leave to open one.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the turn; the next request gets it.
+    pub async fn turn_http1(
+        &self,
+        room: Room<'_>,
+        kept: impl Fn() -> Option<Http1>,
+    ) -> Turn<Http1, Place> {
+        let open = || self.places.take(room).map(Turn::Open);
+        self.until_freed(|| kept().map(Turn::Kept).or_else(open)).await
+    }
+
+    /// Waits for a place on an HTTP/2 connection that `kept` yields, or for leave to open one.
+    ///
+    /// # Errors
+    /// When the connection that it waited for could not be opened.
+    ///
+    /// # Cancel safety
+    /// As [`Pool::turn_http1`].
+    pub async fn turn_http2(
+        &self,
+        room: Room<'_>,
+        kept: impl Fn() -> Option<Stream>,
+    ) -> Result<Turn<Stream, Opener>, Failure> {
+        let step = || match kept() {
+            Some(stream) => Some(Step::Turn(Turn::Kept(stream))),
+            None => self.join_or_open(room),
+        };
+        loop {
+            let mut opening = match self.until_freed(step).await {
+                Step::Turn(turn) => return Ok(turn),
+                Step::Wait(opening) => opening,
+            };
+            let outcome = opening.wait_for(|outcome| !matches!(outcome, Outcome::Pending)).await;
+            if let Ok(Outcome::Failed(kind, transport)) = outcome.as_deref() {
+                return Err(Failure { kind: *kind, transport: transport.clone(), source: None });
+            }
+        }
+    }
+
+    fn join_or_open(&self, room: Room<'_>) -> Option<Step> {
+        let mut opening = self.opening.lock();
+        if let Some(opening) = opening.as_mut()
+            && opening.users < STREAMS
+            // An error says that whoever opened it has given up.
+            && opening.outcome.has_changed().is_ok()
+            && matches!(*opening.outcome.borrow(), Outcome::Pending)
+        {
+            opening.users += 1;
+            return Some(Step::Wait(opening.outcome.clone()));
+        }
+        let place = self.places.take(room)?;
+        let (sender, outcome) = watch::channel(Outcome::Pending);
+        *opening = Some(Opening { outcome, users: 1 });
+        Some(Step::Turn(Turn::Open(Opener { place, outcome: sender })))
+    }
+
+    /// Tries until there is something, each time that a connection becomes free.
+    async fn until_freed<T>(&self, attempt: impl Fn() -> Option<T>) -> T {
+        loop {
+            let mut freed = pin!(self.places.freed.notified());
+            // From here on nothing that becomes free goes unnoticed.
+            freed.as_mut().enable();
+            if let Some(got) = attempt() {
+                return got;
+            }
+            freed.await;
+        }
     }
 
     /// A place on an HTTP/2 connection that still works.
@@ -216,8 +388,13 @@ impl Pool {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        let connection =
-            Arc::new(Http2 { sender, facts, active: AtomicU32::new(1), uses: AtomicU32::new(1) });
+        let connection = Arc::new(Http2 {
+            sender,
+            facts,
+            active: AtomicU32::new(1),
+            uses: AtomicU32::new(1),
+            places: self.places.clone(),
+        });
         self.shared.lock().push(connection.clone());
         Ok(Stream { connection })
     }

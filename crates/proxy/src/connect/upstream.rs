@@ -16,7 +16,7 @@ use crate::config::endpoints::{Assignment, EndpointConfig};
 use crate::config::tls::{Transport, UpstreamTls};
 use crate::config::upstream::UpstreamConfig;
 use crate::connect::dial::{Target, TlsTarget};
-use crate::connect::pool::Pool;
+use crate::connect::pool::{Pool, Room};
 use crate::connect::tls::{ClientConfigs, Spoken};
 
 /// An upstream whose endpoints are original destinations forgets one that nobody uses this long.
@@ -194,6 +194,11 @@ impl Upstream {
             endpoint.pool.prune(Some(most));
             Arc::strong_count(endpoint) > 1 || !endpoint.pool.is_empty()
         });
+    }
+
+    /// How many connections there are, and may be.
+    pub fn room(&self) -> Room<'_> {
+        Room { taken: &self.connections, limit: self.config.limits.connections }
     }
 
     /// How to reach an endpoint.

@@ -10,7 +10,7 @@ use tombolo_runtime::shutdown::Shutdown;
 
 use crate::config::upstream::Protocol;
 use crate::connect::dial::{Dialled, dial};
-use crate::connect::pool::{Facts, Http1, Permit, Stream};
+use crate::connect::pool::{Facts, Http1, Permit, Place, Stream, Turn};
 use crate::connect::tls::Spoken;
 use crate::connect::upstream::{Endpoint, Upstream, Working};
 use crate::failure::{Failure, Kind};
@@ -88,23 +88,19 @@ pub async fn send(
     head: request::Parts,
     body: RequestBody,
 ) -> Result<Answer, Failure> {
-    let Some(permit) = Permit::take(&upstream.requests, upstream.config.limits.requests) else {
-        upstream.totals.overflows.fetch_add(1, Ordering::Relaxed);
-        return Err(Failure::new(Kind::Overflow));
-    };
-    upstream.totals.requests.fetch_add(1, Ordering::Relaxed);
     let working = endpoint.work();
     let request = Request::from_parts(head, body);
-    let (response, connection, facts) = match spoken {
+    let target = At { proxy, upstream, endpoint };
+    let (response, connection, facts, permit) = match spoken {
         Spoken::Http2 => {
-            let (response, stream) = send_http2(proxy, upstream, endpoint, request).await?;
+            let (response, stream, permit) = target.send_http2(request).await?;
             let facts = stream.facts();
-            (response, Held::Http2(stream), facts)
+            (response, Held::Http2(stream), facts, permit)
         }
         Spoken::Http1 | Spoken::Bytes => {
-            let (response, connection) = send_http1(proxy, upstream, endpoint, request).await?;
+            let (response, connection, permit) = target.send_http1(request).await?;
             let facts = connection.facts.clone();
-            (response, Held::Http1(Box::new(connection)), facts)
+            (response, Held::Http1(Box::new(connection)), facts, permit)
         }
     };
     let most_uses = upstream.config.requests_per_connection;
@@ -118,84 +114,120 @@ pub async fn send(
     Ok(Answer { response, lease, facts })
 }
 
-async fn open(
-    proxy: &Proxy,
-    upstream: &Arc<Upstream>,
-    endpoint: &Arc<Endpoint>,
-    spoken: Spoken,
-) -> Result<(Dialled, Arc<Facts>), Failure> {
-    let Some(permit) = Permit::take(&upstream.connections, upstream.config.limits.connections)
-    else {
-        upstream.totals.overflows.fetch_add(1, Ordering::Relaxed);
-        return Err(Failure::new(Kind::Overflow));
-    };
-    let Some(_pending) = Permit::take(&upstream.pending, upstream.config.limits.pending) else {
-        upstream.totals.overflows.fetch_add(1, Ordering::Relaxed);
-        return Err(Failure::new(Kind::Overflow));
-    };
-    upstream.totals.connections.fetch_add(1, Ordering::Relaxed);
-    let dialled = dial(&upstream.target(endpoint, &proxy.credentials, spoken)).await;
-    let dialled = dialled.inspect_err(|_| {
-        upstream.totals.connect_failures.fetch_add(1, Ordering::Relaxed);
-        endpoint.totals.connect_failures.fetch_add(1, Ordering::Relaxed);
-    })?;
-    let facts = Facts::new(&dialled, permit);
-    Ok((dialled, facts))
+/// Where a request goes.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    proxy: &'a Proxy,
+    upstream: &'a Arc<Upstream>,
+    endpoint: &'a Arc<Endpoint>,
 }
 
-async fn send_http1(
-    proxy: &Proxy,
-    upstream: &Arc<Upstream>,
-    endpoint: &Arc<Endpoint>,
-    mut request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Http1), Failure> {
-    loop {
-        let kept =
-            endpoint.pool.take_http1(upstream.config.idle_timeout, upstream.config.connection_age);
-        let reused = kept.is_some();
-        let mut connection = match kept {
-            Some(connection) => connection,
-            None => {
-                let (dialled, facts) = open(proxy, upstream, endpoint, Spoken::Http1).await?;
-                endpoint.pool.start_http1(dialled, facts, &proxy.shutdown).await?
+impl At<'_> {
+    async fn send_http1(
+        self,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Http1, Permit), Failure> {
+        loop {
+            let (mut connection, reused) = self.http1().await?;
+            let Some(permit) = self.request() else {
+                let most_uses = self.upstream.config.requests_per_connection;
+                self.endpoint.pool.put_http1(connection, most_uses);
+                return Err(self.overflow());
+            };
+            match connection.sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, connection, permit)),
+                Err(mut error) => match error.take_message() {
+                    // The kept connection had died and has sent nothing: the next one may work.
+                    Some(unsent) if reused => request = unsent,
+                    _ => return Err(classify(&error.into_error())),
+                },
             }
-        };
-        match connection.sender.try_send_request(request).await {
-            Ok(response) => return Ok((response, connection)),
-            Err(mut error) => match error.take_message() {
-                // The kept connection had died and has sent nothing: the next one may work.
-                Some(unsent) if reused => request = unsent,
-                _ => return Err(classify(&error.into_error())),
-            },
         }
     }
-}
 
-async fn send_http2(
-    proxy: &Proxy,
-    upstream: &Arc<Upstream>,
-    endpoint: &Arc<Endpoint>,
-    mut request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Stream), Failure> {
-    loop {
-        let kept = endpoint
-            .pool
-            .take_http2(upstream.config.requests_per_connection, upstream.config.connection_age);
-        let reused = kept.is_some();
-        let stream = match kept {
-            Some(stream) => stream,
-            None => {
-                let (dialled, facts) = open(proxy, upstream, endpoint, Spoken::Http2).await?;
-                endpoint.pool.start_http2(dialled, facts, &proxy.shutdown).await?
+    async fn send_http2(
+        self,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Stream, Permit), Failure> {
+        loop {
+            let (stream, reused) = self.http2().await?;
+            let permit = self.request().ok_or_else(|| self.overflow())?;
+            match stream.sender().try_send_request(request).await {
+                Ok(response) => return Ok((response, stream, permit)),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if reused => request = unsent,
+                    _ => return Err(classify(&error.into_error())),
+                },
             }
-        };
-        match stream.sender().try_send_request(request).await {
-            Ok(response) => return Ok((response, stream)),
-            Err(mut error) => match error.take_message() {
-                Some(unsent) if reused => request = unsent,
-                _ => return Err(classify(&error.into_error())),
-            },
         }
+    }
+
+    /// A connection, and whether it was used before.
+    async fn http1(self) -> Result<(Http1, bool), Failure> {
+        let (pool, config) = (&self.endpoint.pool, &self.upstream.config);
+        let kept = || pool.take_http1(config.idle_timeout, config.connection_age);
+        if let Some(connection) = kept() {
+            return Ok((connection, true));
+        }
+        let _pending = self.pending()?;
+        match pool.turn_http1(self.upstream.room(), kept).await {
+            Turn::Kept(connection) => Ok((connection, true)),
+            Turn::Open(place) => {
+                let (dialled, facts) = self.open(Spoken::Http1, place).await?;
+                let connection = pool.start_http1(dialled, facts, &self.proxy.shutdown).await?;
+                Ok((connection, false))
+            }
+        }
+    }
+
+    /// A place on a connection, and whether the connection was used before.
+    async fn http2(self) -> Result<(Stream, bool), Failure> {
+        let (pool, config) = (&self.endpoint.pool, &self.upstream.config);
+        let kept = || pool.take_http2(config.requests_per_connection, config.connection_age);
+        if let Some(stream) = kept() {
+            return Ok((stream, true));
+        }
+        let _pending = self.pending()?;
+        let (place, tell) = match pool.turn_http2(self.upstream.room(), kept).await? {
+            Turn::Kept(stream) => return Ok((stream, true)),
+            Turn::Open(opener) => opener.into_parts(),
+        };
+        let opened = async {
+            let (dialled, facts) = self.open(Spoken::Http2, place).await?;
+            pool.start_http2(dialled, facts, &self.proxy.shutdown).await
+        };
+        let opened = opened.await;
+        tell(opened.as_ref().map(drop));
+        Ok((opened?, false))
+    }
+
+    async fn open(self, spoken: Spoken, place: Place) -> Result<(Dialled, Arc<Facts>), Failure> {
+        self.upstream.totals.connections.fetch_add(1, Ordering::Relaxed);
+        let target = self.upstream.target(self.endpoint, &self.proxy.credentials, spoken);
+        let dialled = dial(&target).await.inspect_err(|_| {
+            self.upstream.totals.connect_failures.fetch_add(1, Ordering::Relaxed);
+            self.endpoint.totals.connect_failures.fetch_add(1, Ordering::Relaxed);
+        })?;
+        let facts = Facts::new(&dialled, place);
+        Ok((dialled, facts))
+    }
+
+    /// A place among those who wait for a connection.
+    fn pending(self) -> Result<Permit, Failure> {
+        let pending = Permit::take(&self.upstream.pending, self.upstream.config.limits.pending);
+        pending.ok_or_else(|| self.overflow())
+    }
+
+    /// A place among the requests that are being worked on.
+    fn request(self) -> Option<Permit> {
+        let permit = Permit::take(&self.upstream.requests, self.upstream.config.limits.requests)?;
+        self.upstream.totals.requests.fetch_add(1, Ordering::Relaxed);
+        Some(permit)
+    }
+
+    fn overflow(self) -> Failure {
+        self.upstream.totals.overflows.fetch_add(1, Ordering::Relaxed);
+        Failure::new(Kind::Overflow)
     }
 }
 

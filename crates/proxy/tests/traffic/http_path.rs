@@ -1,17 +1,9 @@
 //! HTTP from a client sidecar to a server sidecar.
 
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::Response;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
-use tombolo_proxy::snapshot::Kind;
-use tombolo_xds::proto::envoy::config::cluster::v3 as cds;
-use tombolo_xds::proto::envoy::config::core::v3 as core;
-use tombolo_xds::proto::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as hcm;
-use tombolo_xds::proto::google::protobuf as wkt;
 
 use crate::support::*;
 
@@ -133,43 +125,5 @@ async fn a_sidecar_that_retires_still_serves_its_own_application() {
     server.proxy.retire();
     for _ in 0..2 {
         assert_eq!(ask(&mut sender).await, (200, None, true));
-    }
-}
-
-/// Asks twice, and once more after `pause`; returns how many connections that took.
-async fn connections_for(upstream: cds::Cluster, pause: Duration) -> u64 {
-    let app = app(echo).await;
-    let mut node = Node::start(Authority::new().credentials(SLEEP));
-    let load_assignment = Some(assignment(SERVICE, &[app], false));
-    node.apply(Kind::Upstream, SERVICE, &cds::Cluster { load_assignment, ..upstream });
-    let manager = manager(hcm::RouteSpecifier::RouteConfig(routes("inline", SERVICE)));
-    node.apply(Kind::Listener, "http", &listener("http", vec![chain(http_filter(&manager))]));
-    let mut sender = kept(node.address("http").await).await;
-    let upstream = node.proxy.snapshot.load().upstreams[SERVICE].clone();
-    let opened = || upstream.totals.connections.load(Ordering::Relaxed);
-    for wait in [Duration::ZERO, Duration::from_millis(20), pause] {
-        tokio::time::sleep(wait).await;
-        assert_eq!(ask(&mut sender).await, (200, None, true));
-    }
-    opened()
-}
-
-#[tokio::test]
-async fn connections_to_an_upstream_are_used_until_they_are_too_old() {
-    let pause = Duration::from_millis(300);
-    for second_version in [false, true] {
-        let mut upstream = fixed(SERVICE, &[]);
-        if second_version {
-            upstream = http2(upstream);
-        }
-        assert_eq!(connections_for(upstream.clone(), pause).await, 1);
-        #[expect(deprecated, reason = "the older form is accepted too")]
-        {
-            upstream.common_http_protocol_options = Some(core::HttpProtocolOptions {
-                max_connection_duration: Some(wkt::Duration { seconds: 0, nanos: 200_000_000 }),
-                ..Default::default()
-            });
-        }
-        assert_eq!(connections_for(upstream, pause).await, 2, "HTTP/2: {second_version}");
     }
 }

@@ -4,6 +4,7 @@
 
 mod access_log;
 mod balance;
+mod connections;
 mod effects;
 mod gateway;
 mod http_path;

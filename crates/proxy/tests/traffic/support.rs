@@ -17,6 +17,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tombolo_proxy::listen;
 use tombolo_proxy::observe::metrics::Workload;
 use tombolo_proxy::proxy::{Proxy, Settings};
@@ -147,16 +148,25 @@ pub async fn app<F>(answer: F) -> SocketAddr
 where
     F: Fn(Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
 {
+    app_behind(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)), answer).await
+}
+
+/// The same, answering as many requests as the gate has permits.
+pub async fn app_behind<F>(gate: Arc<Semaphore>, answer: F) -> SocketAddr
+where
+    F: Fn(Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+{
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let answer = Arc::new(answer);
     tokio::spawn(async move {
         loop {
             let (tcp, _) = listener.accept().await.unwrap();
-            let answer = answer.clone();
+            let (answer, gate) = (answer.clone(), gate.clone());
             let service = service_fn(move |request: Request<Incoming>| {
-                let answer = answer.clone();
+                let (answer, gate) = (answer.clone(), gate.clone());
                 async move {
+                    gate.acquire().await.unwrap().forget();
                     let (parts, body) = request.into_parts();
                     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
                     Ok::<_, Infallible>(answer(Request::from_parts(parts, body)).map(Full::new))
