@@ -11,6 +11,7 @@ use tombolo_proxy::observe::metrics::Workload;
 use tombolo_proxy::proxy::{self, Proxy};
 use tombolo_proxy::resolve;
 use tombolo_runtime::admin;
+use tombolo_runtime::memory;
 use tombolo_runtime::ready::Ready;
 use tombolo_runtime::shutdown::{Outcome, Shutdown, asked_to_stop};
 use tombolo_tls::mesh::Credentials;
@@ -93,6 +94,7 @@ async fn serve_all(settings: Settings, traffic: tokio::runtime::Handle) -> anyho
         ByToken(settings.clone()),
         follower,
     );
+    shutdown.spawn("memory", memory::give_back_program(shutdown.clone()));
     shutdown.spawn_essential("configuration", until_drained(shutdown.clone(), following));
     {
         let _traffic = traffic.enter();

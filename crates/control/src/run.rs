@@ -17,6 +17,7 @@ use tombolo_model::id::ObjectName;
 use tombolo_runtime::admin::{self, Admin};
 use tombolo_runtime::backoff::Backoff;
 use tombolo_runtime::errors::chain;
+use tombolo_runtime::memory;
 use tombolo_runtime::ready::Ready;
 use tombolo_runtime::shutdown::{Outcome, Shutdown};
 use tombolo_tls::spiffe::TrustDomain;
@@ -238,5 +239,6 @@ impl Sockets {
         shutdown.spawn_essential("readiness", readiness);
         let monitoring = admin::serve(self.monitoring, admin, shutdown.clone());
         shutdown.spawn_essential("monitoring", monitoring);
+        shutdown.spawn("memory", memory::give_back_program(shutdown.clone()));
     }
 }

@@ -8,5 +8,6 @@ pub mod backoff;
 pub mod errors;
 pub mod listen;
 pub mod logs;
+pub mod memory;
 pub mod ready;
 pub mod shutdown;

@@ -45,11 +45,3 @@ pub fn choose_tls_provider() {
         tracing::debug!("the TLS provider was installed before");
     }
 }
-
-/// Keeps the memory of this process in small pages, also where the kernel gives huge ones to whoever
-/// does not refuse them: a process that needs a few MiB would hold twice that.
-pub fn use_small_pages() {
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        tracing::debug!(%error, "huge pages stay in use");
-    }
-}

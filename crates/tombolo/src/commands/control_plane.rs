@@ -58,7 +58,7 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        super::use_small_pages();
+        tombolo_runtime::memory::use_small_pages();
         let format = if self.log_as_json { Format::Json } else { Format::Text };
         logs::init(format, level(&self.log_level));
         anyhow::ensure!(

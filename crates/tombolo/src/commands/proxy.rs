@@ -213,7 +213,7 @@ impl Run {
     }
 
     fn run(self, role: Role) -> anyhow::Result<()> {
-        super::use_small_pages();
+        tombolo_runtime::memory::use_small_pages();
         self.logging.start();
         let settings = Settings::read(role, self.domain, &environment(), Path::new("/"))?;
         tombolo_agent::run::run(settings)
