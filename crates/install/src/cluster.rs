@@ -38,6 +38,13 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
+/// A cluster that can be called, and its API server as the other clusters reach it.
+#[derive(Clone, Debug)]
+pub struct Access {
+    pub cluster: Cluster,
+    pub server: String,
+}
+
 /// Why a cluster could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -1,12 +1,13 @@
 //! Renders, plans, applies, verifies and explains a mesh.
 //!
 //! In reading order: [`mesh_file`] is what the user writes, [`topology`] what follows from it,
-//! [`operator`] and [`render`] what is installed, [`mesh`] and [`install`] how, [`plan`] what that
+//! `documents` what that amounts to in each cluster, [`operator`] and [`render`] what is installed, [`mesh`] and [`install`] how, [`plan`] what that
 //! would change, [`verify`] whether it works, [`inspect`] what its parts say of themselves, and
 //! [`analyze`] what is wrong with its configuration.
 
 pub mod analyze;
 pub mod cluster;
+mod documents;
 pub mod eastwest;
 pub mod inspect;
 pub mod install;

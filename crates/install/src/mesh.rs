@@ -7,35 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::{try_join, try_join_all};
-use serde_json::{Value, json};
 
-use crate::cluster::{CallError, Cluster};
-use crate::eastwest::EastWest;
+use crate::cluster::{Access, CallError, Cluster};
+use crate::documents::{self, DocumentError};
 use crate::install::{self, InstallError};
 use crate::mesh_file::{MeshFile, Role};
-use crate::object::{ManifestError, Object, read_manifest};
-use crate::operator::{Operator, OperatorError, Source};
+use crate::object::Object;
 use crate::progress::Progress;
 use crate::remote_secret::{self, RemoteSecretError};
-use crate::removal;
+use crate::removal::{self, RemovalError};
 use crate::render::{Component, render};
-use crate::topology::{ClusterPlan, plans};
+use crate::topology::{ClusterPlan, GATEWAY, NAMESPACE, plans};
 use crate::trust::{Authority, TrustError};
 use crate::wait::{self, WaitError};
-
-const EXPOSE_ISTIOD: &str = include_str!("../../../samples/multicluster/expose-istiod.yaml");
-const EXPOSE_SERVICES: &str = include_str!("../../../samples/multicluster/expose-services.yaml");
-
-/// The namespace of the control plane and the gateways.
-pub const NAMESPACE: &str = "istio-system";
-const GATEWAY: &str = "istio-eastwestgateway";
-
-/// A cluster that can be called, and its API server as the other clusters reach it.
-#[derive(Clone, Debug)]
-pub struct Access {
-    pub cluster: Cluster,
-    pub server: String,
-}
 
 /// Why a mesh was not made.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +37,9 @@ pub enum MeshError {
     #[error(transparent)]
     RemoteSecret(#[from] RemoteSecretError),
     #[error(transparent)]
-    Operator(#[from] OperatorError),
-    #[error("read a built-in manifest")]
-    Manifest(#[from] ManifestError),
+    Document(#[from] DocumentError),
+    #[error(transparent)]
+    Removal(#[from] RemovalError),
 }
 
 /// A mesh that is being made.
@@ -131,7 +115,7 @@ impl<'a> Mesh<'a> {
     /// Removes what a cluster has of this mesh and its file no longer asks for.
     async fn tidy(&self, plan: &ClusterPlan) -> Result<(String, Vec<String>), MeshError> {
         let cluster = self.cluster(plan)?;
-        let wanted = crate::plan::objects(self.file, plan, &self.plans, self.access).await?;
+        let wanted = documents::wanted(self.file, plan, &self.plans, self.access).await?;
         let wanted: BTreeSet<String> = wanted.iter().map(Object::reference).collect();
         let mut removed = Vec::new();
         for object in removal::superfluous(cluster, self.file, plan, &wanted).await? {
@@ -149,7 +133,7 @@ impl<'a> Mesh<'a> {
         let step = self.progress.step(&plan.name, "prepare istio-system");
         let cluster = self.cluster(plan)?;
         removal::make_namespace(cluster, &self.file.name).await?;
-        cluster.apply(&system_namespace(plan)).await?;
+        cluster.apply(&documents::system_namespace(plan)).await?;
         if plan.plugged_in_ca
             && let Some(secret) = self.authority.cacerts(&plan.name)
         {
@@ -161,16 +145,13 @@ impl<'a> Mesh<'a> {
 
     async fn primary(&self, plan: &ClusterPlan) -> Result<(), MeshError> {
         let cluster = self.cluster(plan)?;
-        let operator = operator(self.file, plan, None)?;
+        let operator = documents::operator(self.file, plan, None)?;
         install::install(cluster, &operator, self.limit, self.progress).await?;
         if plan.gateway {
             self.gateway(plan).await?;
         }
-        for manifest in exposures(plan) {
-            for mut object in read_manifest(manifest)? {
-                object.default_namespace(NAMESPACE);
-                cluster.apply(&object).await?;
-            }
+        for object in documents::exposures(plan.expose_istiod, plan.expose_services)? {
+            cluster.apply(&object).await?;
         }
         Ok(())
     }
@@ -180,7 +161,7 @@ impl<'a> Mesh<'a> {
         let cluster = self.cluster(plan)?;
         let step = self.progress.step(&plan.name, "install Istio's definitions");
         for component in
-            render(&operator(self.file, plan, None)?).iter().filter(|c| c.name == "Base")
+            render(&documents::operator(self.file, plan, None)?).iter().filter(|c| c.name == "Base")
         {
             install::apply(cluster, component, self.limit).await?;
         }
@@ -203,7 +184,7 @@ impl<'a> Mesh<'a> {
         let step = self
             .progress
             .step(&plan.name, &format!("use the control plane of {primary} at {address}"));
-        let operator = operator(self.file, plan, Some(&address))?;
+        let operator = documents::operator(self.file, plan, Some(&address))?;
         let components: Vec<Component> =
             render(&operator).into_iter().filter(|c| c.name != "Base").collect();
         for component in &components {
@@ -219,7 +200,7 @@ impl<'a> Mesh<'a> {
         for other in &plan.watches {
             let step = self.progress.step(&plan.name, &format!("watch {other}"));
             let Access { cluster: watched, server } = self.access(other)?;
-            let secret = remote_secret::create(watched, &link(other, server)).await?;
+            let secret = remote_secret::create(watched, &documents::link(other, server)).await?;
             cluster.apply(&secret).await?;
             step.done("");
         }
@@ -231,7 +212,8 @@ impl<'a> Mesh<'a> {
         let Role::Remote { primary } = &plan.role else { return Ok(()) };
         let cluster = self.cluster(plan)?;
         let step = self.progress.step(&plan.name, &format!("wait for {primary} to take the lead"));
-        install::injection_ready(cluster, &operator(self.file, plan, None)?, self.limit).await?;
+        install::injection_ready(cluster, &documents::operator(self.file, plan, None)?, self.limit)
+            .await?;
         step.done("");
         if plan.gateway {
             self.gateway(plan).await?;
@@ -241,105 +223,9 @@ impl<'a> Mesh<'a> {
 
     async fn gateway(&self, plan: &ClusterPlan) -> Result<(), MeshError> {
         let cluster = self.cluster(plan)?;
-        let operator = gateway_operator(plan)?;
+        let operator = documents::gateway_operator(plan)?;
         install::install(cluster, &operator, self.limit, self.progress).await?;
         wait::load_balancer_address(cluster, NAMESPACE, GATEWAY, self.limit, None).await?;
         Ok(())
     }
-}
-
-/// The remote secret by which another cluster's control plane watches `cluster`.
-pub(crate) fn link(cluster: &str, server: &str) -> remote_secret::Request {
-    remote_secret::Request {
-        name: cluster.to_owned(),
-        namespace: NAMESPACE.to_owned(),
-        service_account: crate::render::READER.to_owned(),
-        server: server.to_owned(),
-        tls_server_name: None,
-        secret_name: None,
-        create_service_account: false,
-        kind: remote_secret::Type::Remote,
-    }
-}
-
-/// The secret that holds the token of whoever watches a cluster.
-pub(crate) fn reader_token() -> String {
-    remote_secret::token_secret(crate::render::READER)
-}
-
-/// A secret of the control plane's namespace, by name only.
-pub(crate) fn secret(name: &str) -> Object {
-    Object::new(json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE},
-    }))
-}
-
-/// The manifests by which gateways let others in.
-pub(crate) const EXPOSURES: [&str; 2] = [EXPOSE_ISTIOD, EXPOSE_SERVICES];
-
-/// The manifests by which a cluster's gateway lets others in.
-pub(crate) fn exposures(plan: &ClusterPlan) -> impl Iterator<Item = &'static str> {
-    [(plan.expose_istiod, EXPOSE_ISTIOD), (plan.expose_services, EXPOSE_SERVICES)]
-        .into_iter()
-        .filter_map(|(wanted, manifest)| wanted.then_some(manifest))
-}
-
-/// `istio-system` with the facts that other clusters' control planes read from it.
-pub(crate) fn system_namespace(plan: &ClusterPlan) -> Object {
-    let mut metadata = json!({"name": NAMESPACE});
-    if let Some(metadata) = metadata.as_object_mut() {
-        if plan.label_network {
-            metadata
-                .insert("labels".to_owned(), json!({"topology.istio.io/network": plan.network}));
-        }
-        if let Role::Remote { primary } = &plan.role {
-            metadata.insert(
-                "annotations".to_owned(),
-                json!({"topology.istio.io/controlPlaneClusters": primary}),
-            );
-        }
-    }
-    Object::new(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
-}
-
-/// The IstioOperator document that a cluster's plan amounts to: the same that a user of `install`
-/// would write.
-///
-/// # Errors
-/// Never for a plan of a checked mesh file.
-pub fn operator(
-    file: &MeshFile,
-    plan: &ClusterPlan,
-    discovery: Option<&str>,
-) -> Result<Operator, OperatorError> {
-    let mut values = json!({"global": {
-        "meshID": file.name,
-        "multiCluster": {"clusterName": plan.name},
-        "network": plan.network,
-        "logAsJson": true,
-    }});
-    let mut more = |value: Value| crate::operator::overlay(&mut values, &value);
-    if plan.is_primary() {
-        if !plan.remotes.is_empty() {
-            more(json!({"pilot": {"env": {"EXTERNAL_ISTIOD": "true"}}}));
-        }
-    } else {
-        let path = format!("/inject/cluster/{}/net/{}", plan.name, plan.network);
-        more(json!({"istiodRemote": {"injectionPath": path}, "global": {"configCluster": true}}));
-        if let Some(address) = discovery {
-            more(json!({"global": {"remotePilotAddress": address}}));
-        }
-    }
-    let profile = if plan.is_primary() { "minimal" } else { "remote" };
-    let spec = json!({"profile": profile, "meshConfig": file.mesh_config, "values": values});
-    Operator::from_spec("tombolo".to_owned(), spec)
-}
-
-/// The east-west gateway's installation.
-///
-/// # Errors
-/// Never: the document is our own.
-pub fn gateway_operator(plan: &ClusterPlan) -> Result<Operator, OperatorError> {
-    let text = EastWest { network: Some(plan.network.clone()), revision: None }.document();
-    Operator::merge(&[Source { name: "the east-west gateway's document".to_owned(), text }], &[])
 }

@@ -13,18 +13,28 @@ use serde::Serialize;
 use serde_json::Value;
 use similar::TextDiff;
 
-use crate::cluster::{CallError, Cluster};
-use crate::mesh::{self, Access, MeshError, NAMESPACE};
-use crate::mesh_file::{MeshFile, Role};
-use crate::object::{Object, read_manifest};
-use crate::remote_secret;
-use crate::removal;
-use crate::render::render;
+use crate::cluster::{Access, CallError, Cluster};
+use crate::documents::{self, DocumentError};
+
+use crate::mesh_file::MeshFile;
+use crate::object::Object;
+use crate::removal::{self, RemovalError};
 use crate::topology::{ClusterPlan, plans};
 
 /// Metadata that differs between any two writes and that nobody asks for.
 const BOOKKEEPING: &[&str] =
     &["managedFields", "resourceVersion", "generation", "creationTimestamp", "uid", "selfLink"];
+
+/// Why it is not known what applying would do.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error(transparent)]
+    Removal(#[from] RemovalError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
 
 /// The whole plan: the document that `-o json` prints.
 #[derive(Clone, Debug, Serialize)]
@@ -75,7 +85,7 @@ impl Plan {
 ///
 /// # Errors
 /// When a cluster cannot be asked.
-pub async fn plan(file: &MeshFile, access: &BTreeMap<String, Access>) -> Result<Plan, MeshError> {
+pub async fn plan(file: &MeshFile, access: &BTreeMap<String, Access>) -> Result<Plan, PlanError> {
     let plans = plans(file);
     let clusters =
         try_join_all(plans.iter().map(|plan| cluster_changes(file, plan, &plans, access))).await?;
@@ -87,8 +97,8 @@ async fn cluster_changes(
     plan: &ClusterPlan,
     all: &[ClusterPlan],
     access: &BTreeMap<String, Access>,
-) -> Result<ClusterChanges, MeshError> {
-    let objects = objects(file, plan, all, access).await?;
+) -> Result<ClusterChanges, PlanError> {
+    let objects = documents::wanted(file, plan, all, access).await?;
     let Some(Access { cluster, .. }) = access.get(&plan.name) else {
         let create = |object: &Object| Change {
             object: object.reference(),
@@ -108,70 +118,6 @@ async fn cluster_changes(
         });
     }
     Ok(ClusterChanges { name: plan.name.clone(), create: false, changes })
-}
-
-/// Everything that applying the mesh file writes to a cluster.
-///
-/// # Errors
-/// When a cluster that decides about another's objects cannot be asked.
-pub(crate) async fn objects(
-    file: &MeshFile,
-    plan: &ClusterPlan,
-    all: &[ClusterPlan],
-    access: &BTreeMap<String, Access>,
-) -> Result<Vec<Object>, MeshError> {
-    let discovery = match &plan.role {
-        Role::Remote { primary } => match access.get(primary) {
-            Some(primary) => gateway_address(&primary.cluster).await?,
-            None => None,
-        },
-        Role::Primary => None,
-    };
-    let mut objects = vec![mesh::system_namespace(plan)];
-    let mut operators = vec![mesh::operator(file, plan, discovery.as_deref())?];
-    if plan.gateway {
-        operators.push(mesh::gateway_operator(plan)?);
-    }
-    for operator in &operators {
-        objects.extend(render(operator).into_iter().flat_map(|component| component.objects));
-    }
-    for manifest in mesh::exposures(plan) {
-        for mut object in read_manifest(manifest)? {
-            object.default_namespace(NAMESPACE);
-            objects.push(object);
-        }
-    }
-    if plan.plugged_in_ca {
-        objects.push(mesh::secret("cacerts"));
-    }
-    if all.iter().any(|other| other.watches.contains(&plan.name)) {
-        objects.push(mesh::secret(&mesh::reader_token()));
-    }
-    for other in &plan.watches {
-        let made = match access.get(other) {
-            Some(Access { cluster, server }) => {
-                remote_secret::existing(cluster, &mesh::link(other, server)).await?
-            }
-            None => None,
-        };
-        objects.push(made.unwrap_or_else(|| mesh::secret(&format!("istio-remote-secret-{other}"))));
-    }
-    Ok(objects)
-}
-
-async fn gateway_address(cluster: &Cluster) -> Result<Option<String>, CallError> {
-    let service = Object::new(serde_json::json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "istio-eastwestgateway", "namespace": NAMESPACE},
-    }));
-    let found = cluster.get(&service).await?;
-    Ok(found.and_then(|service| {
-        service
-            .data
-            .pointer("/status/loadBalancer/ingress/0/ip")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-    }))
 }
 
 async fn change(cluster: &Cluster, object: &Object) -> Result<Change, CallError> {

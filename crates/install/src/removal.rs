@@ -13,11 +13,11 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use serde_json::{Value, json};
 
 use crate::cluster::{CallError, Cluster, FIELD_MANAGER};
-use crate::install;
-use crate::mesh::{self, MeshError, NAMESPACE};
+use crate::documents::{self, DocumentError};
+use crate::install::{self, InstallError};
 use crate::mesh_file::MeshFile;
-use crate::object::{Object, read_manifest};
-use crate::topology::ClusterPlan;
+use crate::object::Object;
+use crate::topology::{ClusterPlan, NAMESPACE};
 use crate::wait::{self, Look, WaitError};
 
 /// The annotation of a control plane's namespace that applying a mesh file made.
@@ -38,6 +38,19 @@ pub struct Removed {
     /// Objects of users that keep Istio's definitions in the cluster.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub in_use: Vec<String>,
+}
+
+/// Why it is not known what is to be removed, or why it is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum RemovalError {
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    #[error(transparent)]
+    Wait(#[from] WaitError),
 }
 
 /// Makes the control plane's namespace if it is not there, and notes that it was made for a mesh.
@@ -66,9 +79,9 @@ pub(crate) async fn superfluous(
     file: &MeshFile,
     plan: &ClusterPlan,
     wanted: &BTreeSet<String>,
-) -> Result<Vec<Object>, MeshError> {
+) -> Result<Vec<Object>, RemovalError> {
     let mut found = Vec::new();
-    for operator in [mesh::operator(file, plan, None)?, mesh::gateway_operator(plan)?] {
+    for operator in [documents::operator(file, plan, None)?, documents::gateway_operator(plan)?] {
         found.extend(install::owned(cluster, &operator).await?);
     }
     found.extend(extras(cluster).await?);
@@ -82,20 +95,14 @@ pub(crate) async fn superfluous(
 }
 
 /// What applying makes beside installations: exposures, and the secrets of trust and of links.
-async fn extras(cluster: &Cluster) -> Result<Vec<Object>, MeshError> {
-    let mut candidates = Vec::new();
-    for manifest in mesh::EXPOSURES {
-        for mut object in read_manifest(manifest)? {
-            object.default_namespace(NAMESPACE);
-            candidates.push(object);
-        }
-    }
-    candidates.push(mesh::secret("cacerts"));
-    candidates.push(mesh::secret(&mesh::reader_token()));
-    let linking = mesh::secret("");
+async fn extras(cluster: &Cluster) -> Result<Vec<Object>, RemovalError> {
+    let mut candidates = documents::exposures(true, true)?;
+    candidates.push(documents::secret("cacerts"));
+    candidates.push(documents::secret(&documents::reader_token()));
+    let linking = documents::secret("");
     for secret in cluster.list_labelled(&linking, "istio/multiCluster=true").await? {
         if secret.namespace().as_deref() == Some(NAMESPACE) {
-            candidates.push(mesh::secret(&secret.name_any()));
+            candidates.push(documents::secret(&secret.name_any()));
         }
     }
     let ours = try_join_all(candidates.into_iter().map(|candidate| async move {
@@ -115,7 +122,7 @@ fn is_ours(object: &DynamicObject) -> bool {
 ///
 /// # Errors
 /// When the cluster refuses or cannot be asked, or something is not gone within `limit`.
-pub async fn destroy(cluster: &Cluster, limit: Duration) -> Result<Removed, MeshError> {
+pub async fn destroy(cluster: &Cluster, limit: Duration) -> Result<Removed, RemovalError> {
     let removed = install::uninstall(cluster, install::Extent::AllButDefinitions).await?;
     let mut done = Removed { removed, in_use: Vec::new() };
     // Until it is gone it would write the roots again.

@@ -7,6 +7,11 @@ use std::collections::BTreeSet;
 
 use crate::mesh_file::{Cluster, MeshFile, Role};
 
+/// The namespace of the control plane and the gateways.
+pub const NAMESPACE: &str = "istio-system";
+/// The gateway by which other networks, and remotes, come in.
+pub(crate) const GATEWAY: &str = "istio-eastwestgateway";
+
 /// Everything that installing a mesh does to one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterPlan {

@@ -17,12 +17,11 @@ use tombolo_ca::folder::{self, Folder};
 use tombolo_ca::offline::{self, Intermediate, Root, Settings};
 use tombolo_tls::x509;
 
-use crate::cluster::{CallError, Cluster};
-use crate::mesh::{Access, NAMESPACE};
+use crate::cluster::{Access, CallError, Cluster};
 use crate::mesh_file::{MeshFile, RootCa};
 use crate::object::Object;
 use crate::progress::Progress;
-use crate::topology::ClusterPlan;
+use crate::topology::{ClusterPlan, NAMESPACE};
 
 /// Intermediates that clusters still need.
 #[derive(Debug, Default)]
