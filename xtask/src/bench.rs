@@ -1,6 +1,7 @@
 //! Benchmarks that anyone can run again. They print figures and never judge them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -19,9 +20,12 @@ const MODELS: &[&str] = &[
 
 /// How long a model may take before it counts as hung.
 const LIMIT: Duration = Duration::from_secs(300);
+/// How long a mesh rests before its memory is taken again.
+const REST: Duration = Duration::from_secs(20);
 
 /// Brings each model up, and prints the time from start to verified and the memory of every
-/// process of the lab at that moment.
+/// process of the lab: at that moment, when hundreds of requests have just gone through it, and
+/// after a rest.
 #[expect(clippy::print_stdout, reason = "figures are this program's result")]
 pub(crate) fn up(models: &[&str]) -> anyhow::Result<()> {
     let status = Command::new("cargo")
@@ -77,7 +81,9 @@ fn run(model: &str, file: &str) -> anyhow::Result<()> {
     let mut lines = BufReader::new(child.stdout.take().context("read the report")?).lines();
     let report = lines.next();
     let seconds = started.elapsed().as_secs_f64();
-    let memory = memory(&folder);
+    let busy = memory(&folder);
+    std::thread::sleep(REST);
+    let idle = memory(&folder);
     Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status()
@@ -94,20 +100,16 @@ fn run(model: &str, file: &str) -> anyhow::Result<()> {
     };
     let report: Value = serde_json::from_str(&report?).context("read the report")?;
     println!("\nmodel {model}: verified {} after {seconds:.1} s", report["ok"]);
-    println!("  {:24} {:>9}  resident MiB (proportional MiB), one by one", "role", "processes");
-    for (role, mut sizes) in memory {
-        sizes.sort_unstable();
-        let list: Vec<_> = sizes
-            .iter()
-            .map(|size| format!("{} ({})", mebibytes(size.resident), mebibytes(size.proportional)))
-            .collect();
-        println!("  {role:24} {:9}  {}", sizes.len(), list.join("  "));
+    for (when, memory) in [("then", busy), ("at rest", idle)] {
+        let (role, processes) = (format!("role, {when}"), "processes");
+        println!("  {role:24} {processes:>9}  resident MiB (proportional MiB), one by one");
+        for (role, mut sizes) in memory {
+            sizes.sort_unstable();
+            let list: Vec<_> = sizes.iter().map(ToString::to_string).collect();
+            println!("  {role:24} {:9}  {}", sizes.len(), list.join("  "));
+        }
     }
     Ok(())
-}
-
-fn mebibytes(kibibytes: u64) -> String {
-    format!("{}.{}", kibibytes / 1024, kibibytes % 1024 * 10 / 1024)
 }
 
 /// What a process has in memory, in KiB. Pages that several processes share count whole for each
@@ -116,6 +118,13 @@ fn mebibytes(kibibytes: u64) -> String {
 struct Size {
     resident: u64,
     proportional: u64,
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mebibytes = |kibibytes: u64| format!("{:.1}", kibibytes as f64 / 1024.0);
+        write!(f, "{} ({})", mebibytes(self.resident), mebibytes(self.proportional))
+    }
 }
 
 /// The memory of every process below the lab's first one, by what it does.
