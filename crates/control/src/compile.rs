@@ -57,11 +57,7 @@ impl Compiled {
 /// All resources of a type for a proxy: what it shares with others, and its own.
 pub fn compile(picture: &Picture, proxy: &Proxy, kind: ResourceType) -> Compiled {
     let mut all = shared(picture, proxy, kind);
-    let own = own(picture, proxy, kind);
-    all.resources.extend(own.resources);
-    all.diagnostics.extend(own.diagnostics);
-    all.diagnostics.sort();
-    all.diagnostics.dedup();
+    all.resources.extend(own(picture, proxy, kind));
     all
 }
 
@@ -112,6 +108,9 @@ pub fn shared(picture: &Picture, proxy: &Proxy, kind: ResourceType) -> Compiled 
             }
         }
     }
+    if kind == ResourceType::Listener {
+        remarks.extend(authorization::remarks(&scope));
+    }
     remarks.sort();
     remarks.dedup();
     out.diagnostics = remarks;
@@ -119,10 +118,10 @@ pub fn shared(picture: &Picture, proxy: &Proxy, kind: ResourceType) -> Compiled 
 }
 
 /// The resources of the proxy's own workload: what it receives.
-pub fn own(picture: &Picture, proxy: &Proxy, kind: ResourceType) -> Compiled {
+pub fn own(picture: &Picture, proxy: &Proxy, kind: ResourceType) -> Resources {
     let mut out = Compiled::default();
     if proxy.kind == ProxyKind::Router {
-        return out;
+        return out.resources;
     }
     let scope = Scope::new(picture, proxy);
     match kind {
@@ -132,14 +131,12 @@ pub fn own(picture: &Picture, proxy: &Proxy, kind: ResourceType) -> Compiled {
             }
         }
         ResourceType::Listener => {
-            let mut remarks = Vec::new();
-            let listener = inbound::listener(&scope, &mut remarks);
+            let listener = inbound::listener(&scope);
             out.add(&listener.name, &listener);
-            out.diagnostics = remarks;
         }
         ResourceType::Endpoint | ResourceType::Route => (),
     }
-    out
+    out.resources
 }
 
 /// The endpoints of the upstreams of some hosts only, for changes that touch nothing else.

@@ -126,6 +126,25 @@ fn a_change_of_endpoints_compiles_only_those_endpoints() {
 }
 
 #[test]
+fn what_is_shared_stays_while_only_endpoints_change() {
+    let (picture, proxies) = scenario::load(SCENARIO);
+    let sleep = &proxies["cluster01-sleep"].0;
+    let publisher = Publisher::new(picture.clone());
+    let compiler = Compiler::default();
+    let compile = |kind| compiler.compile(&publisher.latest(), sleep, kind);
+    let listeners = compile(ResourceType::Listener);
+    let remarks = publisher.latest().diagnostics();
+    let unready = Picture::of(&live(with_second_cluster_unready()));
+    for turn in 0..40 {
+        let next = if turn % 2 == 0 { &unready } else { &picture };
+        assert!(publisher.publish(next.clone()));
+        compile(ResourceType::Endpoint);
+    }
+    assert_eq!(publisher.latest().diagnostics(), remarks);
+    assert_eq!(compile(ResourceType::Listener), listeners);
+}
+
+#[test]
 fn an_equal_picture_is_not_published() {
     for name in scenario::all() {
         let (picture, _) = scenario::load(&name);

@@ -1,8 +1,8 @@
 //! AuthorizationPolicy objects as role-based access filters.
 //!
 //! **Invariant: fail closed.** A condition that cannot be expressed makes an ALLOW rule match
-//! nothing and a DENY rule match more. A policy whose action is not implemented denies what it
-//! would have guarded.
+//! nothing and a DENY rule match more (Istio: Authorization for TCP traffic). A policy whose action
+//! is not implemented denies what it would have guarded.
 
 use std::collections::BTreeMap;
 
@@ -31,8 +31,9 @@ pub(crate) struct Guard {
     tcp: Vec<Rbac>,
 }
 
-/// A condition that cannot be expressed here.
-struct Inexpressible;
+/// A condition that cannot be expressed here, in words.
+#[derive(Debug)]
+struct Inexpressible(String);
 
 type Conditions<T> = Result<Vec<T>, Inexpressible>;
 
@@ -41,51 +42,31 @@ type Conditions<T> = Result<Vec<T>, Inexpressible>;
 struct Target<'a> {
     /// Whether there are requests to look at, or only connections.
     http: bool,
+    /// Whether a condition that cannot be expressed spoils the rule. Otherwise it is left out.
+    strict: bool,
     trust_domains: &'a [String],
 }
 
 impl Guard {
     /// What guards a workload of the proxy's namespace with these labels.
-    pub(crate) fn of(
-        scope: &Scope<'_>,
-        labels: &BTreeMap<String, String>,
-        diagnostics: &mut Vec<Diagnostic>,
-    ) -> Self {
-        let mesh = &scope.picture.mesh.config;
-        let namespace = scope.proxy.namespace();
-        let policies = scope.picture.config.authorization_policies.iter().filter(|policy| {
-            (policy.namespace() == namespace || policy.namespace() == mesh.root_namespace)
+    pub(crate) fn of(scope: &Scope<'_>, labels: &BTreeMap<String, String>) -> Self {
+        let chosen = policies(scope).filter(|policy| {
+            without_effect(policy).is_none()
                 && policy.spec.selector.as_ref().is_none_or(|it| has_all(labels, &it.match_labels))
         });
         let (mut deny, mut allow) = (Vec::new(), Vec::new());
-        for policy in policies {
+        for policy in chosen {
             match policy.spec.action {
                 Action::Allow => allow.push(policy),
-                Action::Deny => deny.push(policy),
-                Action::Audit => diagnostics.push(remark(
-                    scope,
-                    policy,
-                    "action AUDIT is not \
-                    implemented: no effect",
-                )),
-                Action::Custom => {
-                    diagnostics.push(remark(
-                        scope,
-                        policy,
-                        "action CUSTOM is not implemented: \
-                        what it would ask about is denied",
-                    ));
-                    deny.push(policy);
-                }
+                Action::Deny | Action::Custom => deny.push(policy),
+                Action::Audit => (),
             }
         }
-        let mut trust_domains = vec![mesh.trust_domain.clone()];
-        trust_domains.extend(mesh.trust_domain_aliases.iter().cloned());
+        let trust_domains = trust_domains(scope);
         let mut guard = Self::default();
         for (http, filters) in [(true, &mut guard.http), (false, &mut guard.tcp)] {
-            let target = Target { http, trust_domains: &trust_domains };
-            filters.extend(filter_of(&deny, rbac::Action::Deny, target));
-            filters.extend(filter_of(&allow, rbac::Action::Allow, target));
+            filters.extend(filter_of(&deny, rbac::Action::Deny, http, &trust_domains));
+            filters.extend(filter_of(&allow, rbac::Action::Allow, http, &trust_domains));
         }
         guard
     }
@@ -120,27 +101,93 @@ impl Guard {
     }
 }
 
-fn remark(
-    scope: &Scope<'_>,
-    policy: &Configured<AuthorizationPolicy>,
-    message: &str,
-) -> Diagnostic {
-    Diagnostic {
-        cluster: scope.picture.config_cluster.clone(),
-        kind: String::from("AuthorizationPolicy"),
-        object: policy.name.clone(),
-        message: message.to_owned(),
+/// The policies that may hold for a workload of the proxy's namespace.
+fn policies<'a>(
+    scope: &Scope<'a>,
+) -> impl Iterator<Item = &'a Configured<AuthorizationPolicy>> + use<'a> {
+    let root = scope.picture.mesh.config.root_namespace.clone();
+    let namespace = scope.proxy.namespace().to_owned();
+    let all = scope.picture.config.authorization_policies.iter();
+    all.filter(move |it| it.namespace() == namespace || it.namespace() == root)
+}
+
+fn trust_domains(scope: &Scope<'_>) -> Vec<String> {
+    let mesh = &scope.picture.mesh.config;
+    let mut all = vec![mesh.trust_domain.clone()];
+    all.extend(mesh.trust_domain_aliases.iter().cloned());
+    all
+}
+
+/// Why a policy guards nothing here, if so.
+fn without_effect(policy: &Configured<AuthorizationPolicy>) -> Option<&'static str> {
+    if policy.annotations.get("istio.io/dry-run").is_some_and(|it| it == "true") {
+        return Some("it is a dry run, and dry runs are not implemented: no effect");
     }
+    let elsewhere = |path: &String| path.starts_with("targetRef");
+    policy.unknown.iter().any(elsewhere).then_some(
+        "it is about what `targetRefs` names, and objects of the Gateway API are not implemented: \
+         no effect",
+    )
+}
+
+/// What users should know about the policies that may hold for workloads of the proxy's
+/// namespace.
+pub(crate) fn remarks(scope: &Scope<'_>) -> Vec<Diagnostic> {
+    let trust_domains = trust_domains(scope);
+    let mut found = Vec::new();
+    for policy in policies(scope) {
+        let mut say = |message: String| {
+            found.push(Diagnostic {
+                cluster: scope.picture.config_cluster.clone(),
+                kind: String::from("AuthorizationPolicy"),
+                object: policy.name.clone(),
+                message,
+            });
+        };
+        if let Some(why) = without_effect(policy) {
+            say(why.to_owned());
+            continue;
+        }
+        let effect = match policy.spec.action {
+            Action::Audit => {
+                say(String::from("action AUDIT is not implemented: no effect"));
+                continue;
+            }
+            Action::Custom => {
+                let message = "action CUSTOM is not implemented: what it would ask about is denied";
+                say(message.to_owned());
+                "more is denied"
+            }
+            Action::Allow => "this rule allows nothing",
+            Action::Deny => "this rule denies more",
+        };
+        let target = Target { http: true, strict: true, trust_domains: &trust_domains };
+        for (at, rule) in policy.spec.rules.iter().enumerate() {
+            for Inexpressible(what) in inexpressible(rule, target) {
+                say(format!("rules[{at}]: {what}: {effect}"));
+            }
+        }
+    }
+    found
+}
+
+/// The parts of a rule that cannot be expressed.
+fn inexpressible(rule: &Rule, target: Target<'_>) -> Vec<Inexpressible> {
+    let from = rule.from.iter().filter_map(|it| source(&it.source, target).err());
+    let to = rule.to.iter().filter_map(|it| operation(&it.operation, target).err());
+    from.chain(to).chain(rule.when.iter().filter_map(|it| when(it, target).err())).collect()
 }
 
 fn filter_of(
     policies: &[&Configured<AuthorizationPolicy>],
     action: rbac::Action,
-    target: Target<'_>,
+    http: bool,
+    trust_domains: &[String],
 ) -> Option<Rbac> {
     if policies.is_empty() {
         return None;
     }
+    let target = Target { http, strict: action == rbac::Action::Allow, trust_domains };
     let mut rules = BTreeMap::new();
     for policy in policies {
         let of = &policy.name;
@@ -148,9 +195,11 @@ fn filter_of(
             // Fields that were not understood may have narrowed the rule.
             let here = format!("rules[{at}]");
             let whole = policy.unknown.iter().all(|path| !path.starts_with(&here));
-            let compiled = compile(rule, action, whole, target);
+            if target.strict && !whole {
+                continue;
+            }
             let name = format!("ns[{}]-policy[{}]-rule[{at}]", of.namespace, of.name);
-            rules.extend(compiled.map(|compiled| (name, compiled)));
+            rules.extend(compile(rule, target).map(|compiled| (name, compiled)));
         }
     }
     // Denying nothing needs no filter; allowing nothing does.
@@ -160,83 +209,63 @@ fn filter_of(
     Some(Rbac { action: action.into(), policies: rules, ..Rbac::default() })
 }
 
-fn compile(rule: &Rule, action: rbac::Action, whole: bool, target: Target<'_>) -> Option<Policy> {
-    let allow = action == rbac::Action::Allow;
-    if allow && !whole {
+/// A rule; nothing if it cannot match.
+fn compile(rule: &Rule, target: Target<'_>) -> Option<Policy> {
+    let callers = rule.from.iter().filter_map(|it| source(&it.source, target).map(all_ids).ok());
+    let callers: Vec<_> = callers.collect();
+    let calls =
+        rule.to.iter().filter_map(|it| operation(&it.operation, target).map(all_rules).ok());
+    let calls: Vec<_> = calls.collect();
+    // Of several alternatives those that cannot be expressed are left out, but not all of them.
+    if callers.is_empty() != rule.from.is_empty() || calls.is_empty() != rule.to.is_empty() {
         return None;
     }
-    let (mut callers, mut callers_dropped) = (Vec::new(), false);
-    for from in &rule.from {
-        match source(&from.source, target) {
-            Ok(all) => callers.push(all_ids(all)),
-            Err(Inexpressible) => callers_dropped = true,
-        }
+    let (mut from, mut to) = (Vec::new(), Vec::new());
+    if !callers.is_empty() {
+        from.push(any_id(callers));
     }
-    let (mut calls, mut calls_dropped) = (Vec::new(), false);
-    for to in &rule.to {
-        match operation(&to.operation, target) {
-            Ok(all) => calls.push(all_rules(all)),
-            Err(Inexpressible) => calls_dropped = true,
-        }
+    if !calls.is_empty() {
+        to.push(any_rule(calls));
     }
-    let (mut when_from, mut when_to, mut when_dropped) = (Vec::new(), Vec::new(), false);
     for condition in &rule.when {
         match when(condition, target) {
-            Ok((from, to)) => {
-                when_from.extend(from);
-                when_to.extend(to);
+            Ok((callers, calls)) => {
+                from.extend(callers);
+                to.extend(calls);
             }
-            Err(Inexpressible) => when_dropped = true,
+            Err(Inexpressible(_)) if target.strict => return None,
+            Err(Inexpressible(_)) => (),
         }
     }
-    if allow && when_dropped {
-        return None;
-    }
-    // One of several alternatives that cannot be expressed: of ALLOW it is left out, of DENY the
-    // whole list is, since that alternative may be anything.
-    let alternatives_lost = |dropped: bool, empty: bool| dropped && (allow && empty);
-    if alternatives_lost(callers_dropped, callers.is_empty())
-        || alternatives_lost(calls_dropped, calls.is_empty())
-    {
-        return None;
-    }
-    if !callers.is_empty() && (allow || !callers_dropped) {
-        when_from.insert(0, any_id(callers));
-    }
-    if !calls.is_empty() && (allow || !calls_dropped) {
-        when_to.insert(0, any_rule(calls));
-    }
     Some(Policy {
-        permissions: vec![all_rules(when_to)],
-        principals: vec![all_ids(when_from)],
+        permissions: vec![all_rules(to)],
+        principals: vec![all_ids(from)],
         ..Policy::default()
     })
 }
 
 fn source(of: &Source, target: Target<'_>) -> Conditions<Principal> {
     let mut all = Vec::new();
-    either(&mut all, &of.principals, &of.not_principals, |text| principals(text, target))?;
-    either(&mut all, &of.namespaces, &of.not_namespaces, |text| Ok(vec![namespace(text)]))?;
-    either(&mut all, &of.ip_blocks, &of.not_ip_blocks, address)?;
+    let named = |text: &str| principals(text, target);
+    either(&mut all, target, &of.principals, &of.not_principals, named)?;
+    let inside = |text: &str| Ok(vec![namespace(text)]);
+    either(&mut all, target, &of.namespaces, &of.not_namespaces, inside)?;
+    either(&mut all, target, &of.ip_blocks, &of.not_ip_blocks, address)?;
     Ok(all)
 }
 
 /// Adds "one of `values`" and "none of `not`".
 fn either(
     all: &mut Vec<Principal>,
+    target: Target<'_>,
     values: &[String],
     not: &[String],
     of: impl Fn(&str) -> Conditions<Principal>,
 ) -> Result<(), Inexpressible> {
     for (list, inverted) in [(values, false), (not, true)] {
-        if list.is_empty() {
-            continue;
-        }
-        let mut ids = Vec::new();
-        for text in list {
-            ids.extend(of(text)?);
-        }
-        let any = any_id(ids);
+        let ids: Conditions<Vec<Principal>> = list.iter().map(|text| of(text)).collect();
+        let Some(ids) = known(ids, target)? else { continue };
+        let any = any_id(ids.into_iter().flatten().collect());
         all.push(match inverted {
             false => any,
             true => Principal { identifier: Some(principal::Identifier::NotId(Box::new(any))) },
@@ -247,21 +276,30 @@ fn either(
 
 fn either_call(
     all: &mut Vec<Permission>,
+    target: Target<'_>,
     values: &[String],
     not: &[String],
     of: impl Fn(&str) -> Result<Permission, Inexpressible>,
 ) -> Result<(), Inexpressible> {
     for (list, inverted) in [(values, false), (not, true)] {
-        if list.is_empty() {
-            continue;
-        }
-        let any = any_rule(list.iter().map(|text| of(text)).collect::<Result<_, _>>()?);
+        let rules: Conditions<Permission> = list.iter().map(|text| of(text)).collect();
+        let Some(rules) = known(rules, target)? else { continue };
+        let any = any_rule(rules);
         all.push(match inverted {
             false => any,
             true => Permission { rule: Some(permission::Rule::NotRule(Box::new(any))) },
         });
     }
     Ok(())
+}
+
+/// A list that says something; nothing where it is empty, or is left out for what it holds.
+fn known<T>(list: Conditions<T>, target: Target<'_>) -> Result<Option<Vec<T>>, Inexpressible> {
+    match list {
+        Ok(list) => Ok(Some(list).filter(|list| !list.is_empty())),
+        Err(what) if target.strict => Err(what),
+        Err(Inexpressible(_)) => Ok(None),
+    }
 }
 
 fn authenticated(name: StringMatcher) -> Principal {
@@ -305,7 +343,7 @@ fn address(text: &str) -> Conditions<Principal> {
     let range = text
         .parse::<ipnet::IpNet>()
         .or_else(|_| text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from))
-        .map_err(|_| Inexpressible)?;
+        .map_err(|_| Inexpressible(format!("`{text}` is no address or range")))?;
     let range = parts::range(&range);
     Ok(vec![Principal { identifier: Some(principal::Identifier::DirectRemoteIp(range)) }])
 }
@@ -325,13 +363,13 @@ fn operation(of: &Operation, target: Target<'_>) -> Conditions<Permission> {
     let header = |name: &'static str, ignore_case: bool| {
         move |text: &str| match target.http {
             true => Ok(header_permission(name, StringMatcher { ignore_case, ..pattern(text) })),
-            false => Err(Inexpressible),
+            false => Err(Inexpressible(format!("bytes have no {name}"))),
         }
     };
-    either_call(&mut all, &of.hosts, &of.not_hosts, header(":authority", true))?;
-    either_call(&mut all, &of.methods, &of.not_methods, header(":method", false))?;
-    either_call(&mut all, &of.paths, &of.not_paths, |text| path(text, target))?;
-    either_call(&mut all, &of.ports, &of.not_ports, port)?;
+    either_call(&mut all, target, &of.hosts, &of.not_hosts, header(":authority", true))?;
+    either_call(&mut all, target, &of.methods, &of.not_methods, header(":method", false))?;
+    either_call(&mut all, target, &of.paths, &of.not_paths, |text| path(text, target))?;
+    either_call(&mut all, target, &of.ports, &of.not_ports, port)?;
     Ok(all)
 }
 
@@ -347,7 +385,7 @@ fn header_permission(name: &str, text: StringMatcher) -> Permission {
 
 fn path(text: &str, target: Target<'_>) -> Result<Permission, Inexpressible> {
     if !target.http {
-        return Err(Inexpressible);
+        return Err(Inexpressible(String::from("bytes have no path")));
     }
     let matcher = match text.contains('{') {
         true => {
@@ -362,7 +400,8 @@ fn path(text: &str, target: Target<'_>) -> Result<Permission, Inexpressible> {
 }
 
 fn port(text: &str) -> Result<Permission, Inexpressible> {
-    let number = text.parse::<u16>().map_err(|_| Inexpressible)?;
+    let number = text.parse::<u16>();
+    let number = number.map_err(|_| Inexpressible(format!("`{text}` is no port")))?;
     Ok(Permission { rule: Some(permission::Rule::DestinationPort(u32::from(number))) })
 }
 
@@ -373,19 +412,23 @@ fn when(of: &Condition, target: Target<'_>) -> Result<When, Inexpressible> {
     let (values, not) = (&of.values, &of.not_values);
     let of_header = of.key.strip_prefix("request.headers[").and_then(|it| it.strip_suffix(']'));
     match of.key.as_str() {
-        "source.ip" => either(&mut from, values, not, address)?,
-        "source.namespace" => either(&mut from, values, not, |text| Ok(vec![namespace(text)]))?,
-        "source.principal" => either(&mut from, values, not, |text| principals(text, target))?,
-        "destination.port" => either_call(&mut to, values, not, port)?,
-        "connection.sni" => either_call(&mut to, values, not, |text| {
+        "source.ip" => either(&mut from, target, values, not, address)?,
+        "source.namespace" => {
+            either(&mut from, target, values, not, |text| Ok(vec![namespace(text)]))?;
+        }
+        "source.principal" => {
+            either(&mut from, target, values, not, |text| principals(text, target))?;
+        }
+        "destination.port" => either_call(&mut to, target, values, not, port)?,
+        "connection.sni" => either_call(&mut to, target, values, not, |text| {
             let rule = permission::Rule::RequestedServerName(pattern(text));
             Ok(Permission { rule: Some(rule) })
         })?,
-        _ => match of_header.filter(|_| target.http) {
-            Some(name) => either_call(&mut to, values, not, |text| {
+        key => match of_header.filter(|_| target.http) {
+            Some(name) => either_call(&mut to, target, values, not, |text| {
                 Ok(header_permission(name, pattern(text)))
             })?,
-            None => return Err(Inexpressible),
+            None => return Err(Inexpressible(format!("the condition `{key}` is not implemented"))),
         },
     }
     Ok((from, to))

@@ -11,10 +11,13 @@ use tombolo_crds::networking::virtual_service::VirtualService;
 use tombolo_model::id::Host;
 use tombolo_model::port::Protocol;
 use tombolo_xds::proto::envoy::config::core::v3::TrafficDirection;
-use tombolo_xds::proto::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
+use tombolo_xds::proto::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener,
+};
 use tombolo_xds::proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost, virtual_host};
 
 use crate::compile::access_log;
+use crate::compile::authorization::Guard;
 use crate::compile::filters::{self, Routes, Side};
 use crate::compile::http_routes::{self, Context};
 use crate::compile::opaque;
@@ -121,12 +124,13 @@ pub(crate) fn listeners(
     for it in opened(scope) {
         by_port.entry((it.listens, it.server.bind.as_str())).or_default().push(it);
     }
+    let guard = Guard::of(scope, &scope.proxy.labels);
     let mut found = Vec::new();
     for ((port, bind), servers) in by_port {
         let mut chains: Vec<FilterChain> = Vec::new();
         let mut plain_http = false;
         for it in &servers {
-            let new = chains_of(scope, it, called, &mut plain_http, diagnostics);
+            let new = chains_of(scope, it, called, &guard, &mut plain_http, diagnostics);
             for chain in new {
                 let same =
                     |other: &FilterChain| other.filter_chain_match == chain.filter_chain_match;
@@ -180,6 +184,7 @@ fn chains_of(
     scope: &Scope<'_>,
     it: &Opened<'_>,
     called: &[Called<'_>],
+    guard: &Guard,
     plain_http: &mut bool,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<FilterChain> {
@@ -193,10 +198,10 @@ fn chains_of(
             exposed.map(|called| by_exact_sni(scope, &called.upstream.sni())).collect()
         }
         Some(ServerTlsMode::Passthrough) if it.protocol().is_tls() => {
-            passed_through(scope, it, diagnostics)
+            passed_through(scope, it, guard, diagnostics)
         }
         Some(ServerTlsMode::IstioMutual) if it.is_http() => {
-            let mut chain = requests(scope, it);
+            let mut chain = requests(scope, it, guard);
             chain.transport_socket = Some(tls::from_mesh(&scope.picture.mesh.config, true));
             let names: Vec<String> =
                 it.hosts().map(|(_, host)| host.to_string()).filter(|host| host != "*").collect();
@@ -208,13 +213,21 @@ fn chains_of(
         }
         None if it.is_http() => {
             // All plain servers of a port share one chain; their routes are told apart by host.
-            if std::mem::replace(plain_http, true) { Vec::new() } else { vec![requests(scope, it)] }
+            if std::mem::replace(plain_http, true) {
+                Vec::new()
+            } else {
+                vec![requests(scope, it, guard)]
+            }
         }
         Some(ServerTlsMode::Passthrough) if it.is_http() => {
             // A plain server whose `tls` only asks for a redirect.
-            if std::mem::replace(plain_http, true) { Vec::new() } else { vec![requests(scope, it)] }
+            if std::mem::replace(plain_http, true) {
+                Vec::new()
+            } else {
+                vec![requests(scope, it, guard)]
+            }
         }
-        None if !it.protocol().is_tls() => bytes(scope, it, diagnostics),
+        None if !it.protocol().is_tls() => bytes(scope, it, guard, diagnostics),
         _ => {
             let message = format!(
                 "server on port {}: protocol {} with TLS mode {:?} is not implemented: left out",
@@ -255,10 +268,18 @@ fn rules<'a>(scope: &Scope<'a>, it: &Opened<'_>) -> Vec<&'a Configured<VirtualSe
     all.collect()
 }
 
+/// What may pass to a filter: connections that policies allow.
+fn guarded(guard: &Guard, to: Filter) -> Vec<Filter> {
+    let mut filters = guard.on_connections();
+    filters.push(to);
+    filters
+}
+
 /// TLS that the backend ends, routed by the rules' `tls` routes.
 fn passed_through(
     scope: &Scope<'_>,
     it: &Opened<'_>,
+    guard: &Guard,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<FilterChain> {
     let (number, name) = (it.server.port.number, it.name());
@@ -284,7 +305,7 @@ fn passed_through(
                         transport_protocol: String::from("tls"),
                         ..FilterChainMatch::default()
                     }),
-                    filters: vec![filters::tcp(scope, opaque::prefix(&to), &to)],
+                    filters: guarded(guard, filters::tcp(scope, opaque::prefix(&to), &to)),
                     ..FilterChain::default()
                 });
             }
@@ -297,6 +318,7 @@ fn passed_through(
 fn bytes(
     scope: &Scope<'_>,
     it: &Opened<'_>,
+    guard: &Guard,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<FilterChain> {
     let number = it.server.port.number;
@@ -308,7 +330,7 @@ fn bytes(
             if route.r#match.is_empty() || route.r#match.iter().any(fits) {
                 let to = opaque::destinations(scope, rule, &route.route, number, diagnostics);
                 return vec![FilterChain {
-                    filters: vec![filters::tcp(scope, opaque::prefix(&to), &to)],
+                    filters: guarded(guard, filters::tcp(scope, opaque::prefix(&to), &to)),
                     ..FilterChain::default()
                 }];
             }
@@ -336,7 +358,7 @@ fn routes_name(it: &Opened<'_>) -> String {
     }
 }
 
-fn requests(scope: &Scope<'_>, it: &Opened<'_>) -> FilterChain {
+fn requests(scope: &Scope<'_>, it: &Opened<'_>, guard: &Guard) -> FilterChain {
     let prefix = format!("outbound_0.0.0.0_{};", it.listens);
     FilterChain {
         filters: vec![filters::http(
@@ -344,7 +366,7 @@ fn requests(scope: &Scope<'_>, it: &Opened<'_>) -> FilterChain {
             Side::Edge,
             prefix,
             Routes::Named(routes_name(it)),
-            Vec::new(),
+            guard.on_requests(),
         )],
         ..FilterChain::default()
     }

@@ -28,7 +28,6 @@ use crate::compile::routes::everything;
 use crate::compile::scope::Scope;
 use crate::compile::tls;
 use crate::compile::upstreams;
-use crate::diagnostic::Diagnostic;
 
 /// Where captured inbound traffic arrives.
 const INBOUND_PORT: u16 = 15006;
@@ -140,14 +139,14 @@ fn kinds(mode: MutualTlsMode, protocol: Protocol) -> Vec<Kind> {
 }
 
 /// The listener.
-pub(crate) fn listener(scope: &Scope<'_>, diagnostics: &mut Vec<Diagnostic>) -> Listener {
+pub(crate) fn listener(scope: &Scope<'_>) -> Listener {
     let proxy = scope.proxy;
     let pods = scope.picture.workloads.get(&proxy.cluster);
     let labels = pods
         .and_then(|pods| pods.get(&proxy.pod))
         .map_or(&proxy.labels, |workload| &workload.labels);
     let demand = authentication::of_workload(scope.picture, proxy.namespace(), labels);
-    let guard = authorization::Guard::of(scope, labels, diagnostics);
+    let guard = authorization::Guard::of(scope, labels);
     let served = served(scope);
     let mut chains = vec![FilterChain {
         name: String::from("virtualInbound-blackhole"),

@@ -41,6 +41,8 @@ pub struct Configured<T> {
     pub name: ObjectName,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
     /// When it was made, in seconds since 1970.
     pub created: i64,
     /// What it says.
@@ -177,6 +179,7 @@ fn read_all<T: Serialize + DeserializeOwned>(
         found.push(Configured {
             name: object.name.clone(),
             labels: object.labels.clone(),
+            annotations: object.annotations.clone(),
             created: object.created,
             spec,
             unknown,

@@ -192,6 +192,8 @@ pub struct IstioObject {
     pub name: ObjectName,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
     /// When it was made, in seconds since 1970.
     pub created: i64,
     /// Its specification.

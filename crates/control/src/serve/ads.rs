@@ -13,7 +13,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tombolo_model::endpoint::Workload;
 use tombolo_model::id::ObjectName;
+use tombolo_model::identity::Identity;
 use tombolo_runtime::ready::Ready;
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_xds::proto::envoy::config::core::v3::Node;
@@ -136,7 +138,10 @@ impl Source {
         let mut pictures = self.publisher.subscribe();
         let seen = tokio::time::timeout(POD, seen(&mut pictures, &proxy)).await;
         match seen {
-            Ok(labels) => Ok(Proxy { labels, ..proxy }),
+            Ok(pod) => {
+                belongs(caller, &proxy, &pod)?;
+                Ok(Proxy { labels: pod.labels.clone(), ..proxy })
+            }
             Err(_) => {
                 // Labels decide which gateway a proxy is, so they are never taken on its word.
                 tracing::warn!(
@@ -149,13 +154,30 @@ impl Source {
     }
 }
 
-/// Waits for the proxy's pod and returns its labels.
-async fn seen(pictures: &mut Pictures, proxy: &Proxy) -> BTreeMap<String, String> {
+/// Whether the pod that a proxy says it is in is of the caller's own service account.
+fn belongs(caller: &Caller, proxy: &Proxy, pod: &Workload) -> Result<(), Status> {
+    let of_pod = pod.identity.as_ref();
+    let same = |it: &Identity| *it.service_account == *caller.id.service_account();
+    if of_pod.is_none_or(same) {
+        return Ok(());
+    }
+    let text = format!(
+        "authorization failed: pod `{}` of cluster `{}` is not of the caller's service account `{}`",
+        proxy.pod,
+        proxy.cluster,
+        caller.id.service_account()
+    );
+    tracing::warn!(caller = %caller.id, error = %text, "proxy refused");
+    Err(Status::permission_denied(text))
+}
+
+/// Waits for the proxy's pod.
+async fn seen(pictures: &mut Pictures, proxy: &Proxy) -> Arc<Workload> {
     loop {
         let latest = pictures.borrow_and_update().clone();
         let pods = latest.picture.workloads.get(&proxy.cluster);
         if let Some(pod) = pods.and_then(|pods| pods.get(&proxy.pod)) {
-            return pod.labels.clone();
+            return pod.clone();
         }
         if pictures.changed().await.is_err() {
             std::future::pending::<()>().await;

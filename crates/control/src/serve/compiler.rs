@@ -24,6 +24,8 @@ pub struct Compiler {
 struct Kept {
     /// The generation it was compiled from, or was found unchanged in.
     generation: u64,
+    /// The generation in which its scope was last asked for anything.
+    used: u64,
     resources: Arc<Resources>,
 }
 
@@ -38,18 +40,28 @@ impl Compiler {
         let found = self.kept.lock().get(&key).cloned();
         let found = found.filter(|found| found.generation <= generation);
         // Compiled without the lock: twice at worst, and equally.
-        let resources = match found.map(|found| brought_up(found, published, proxy, kind)) {
-            Some(Some(resources)) => resources,
-            Some(None) | None => {
-                let compiled = compile::shared(picture, proxy, kind);
-                published.remarks.set(&key, compiled.diagnostics);
-                Arc::new(resources(compiled.resources))
-            }
-        };
+        let (resources, remarks) =
+            match found.map(|found| brought_up(found, published, proxy, kind)) {
+                Some(Some(resources)) => (resources, None),
+                Some(None) | None => {
+                    let compiled = compile::shared(picture, proxy, kind);
+                    (Arc::new(resources(compiled.resources)), Some(compiled.diagnostics))
+                }
+            };
         let mut kept = self.kept.lock();
-        kept.retain(|_, kept| kept.generation + UNUSED > generation);
+        let used = generation;
+        kept.insert(key.clone(), Kept { generation, used, resources: Arc::clone(&resources) });
+        // Changes that touch one type only must not make the others look unused.
+        for other in ResourceType::ALL {
+            if let Some(kept) = kept.get_mut(&(key.0.clone(), other)) {
+                kept.used = kept.used.max(generation);
+            }
+        }
+        kept.retain(|_, kept| kept.used + UNUSED > generation);
+        if let Some(remarks) = remarks {
+            published.remarks.set(&key, remarks);
+        }
         published.remarks.retain(|key| kept.contains_key(key));
-        kept.insert(key, Kept { generation, resources: Arc::clone(&resources) });
         resources
     }
 }
@@ -91,11 +103,11 @@ impl Compile for Compiler {
     fn compile(&self, published: &Published, proxy: &Proxy, kind: ResourceType) -> Arc<Resources> {
         let shared = self.shared(published, proxy, kind);
         let own = compile::own(&published.picture, proxy, kind);
-        if own.resources.is_empty() {
+        if own.is_empty() {
             return shared;
         }
         let mut all = Resources::clone(&shared);
-        all.extend(resources(own.resources));
+        all.extend(resources(own));
         Arc::new(all)
     }
 }

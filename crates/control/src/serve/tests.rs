@@ -514,6 +514,28 @@ async fn a_node_that_says_it_is_somebody_else_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_no_pod_opens_the_pods_of_its_service_account_only() {
+    let mut loose = confirmed("sample", "sleep", "");
+    loose["user"]["extra"] = json!({});
+    let plane = plane(tokens(&[("loose", loose)]), tokens(&[])).await;
+    {
+        let mut live = plane.live.lock();
+        tell(&mut live, "cluster01", Change::Apply(Object::Pod(pod("gateway-1", "gateway"))));
+        assert!(plane.publisher.publish(Picture::of(&live)));
+    }
+    let token = [("authorization", "Bearer loose"), ("clusterid", "cluster01")];
+    let seen = plane.first(sleep("cluster01"), &token, None).await;
+    assert!(matches!(&seen, Seen::Update(kind, _) if kind == types::CLUSTER), "{seen:?}");
+    let gateway = node(
+        "router~10.10.0.5~gateway-1.sample~sample.svc.cluster.local",
+        &[("CLUSTER_ID", "cluster01"), ("NAMESPACE", "sample")],
+    );
+    let seen = plane.first(gateway, &token, None).await;
+    let Seen::Down(why) = seen else { panic!("let in: {seen:?}") };
+    assert!(why.contains("pod `sample/gateway-1` of cluster `cluster01`"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_the_picture_reaches_a_connected_proxy_and_leaving_is_noticed() {
     let home = tokens(&[("home", confirmed("sample", "sleep", "sleep-1"))]);
     let plane = plane(home, tokens(&[])).await;

@@ -227,6 +227,7 @@ pub fn istio(kind: &'static str, mut object: DynamicObject) -> IstioObject {
         name: name(&object.metadata),
         created: created(&object.metadata),
         spec: Arc::new(spec.unwrap_or_else(|| serde_json::json!({}))),
-        labels: object.metadata.labels.unwrap_or_default(),
+        labels: object.metadata.labels.clone().unwrap_or_default(),
+        annotations: annotations(object.metadata),
     }
 }
