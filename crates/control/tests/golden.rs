@@ -1,11 +1,14 @@
 //! A folder of YAML in, xDS as JSON out.
 //!
-//! Every folder of `golden/` is a scenario: see `golden_support/scenario.rs`.
+//! Every folder of `golden/` is a scenario: see `golden_support/scenario.rs`. Single rules are
+//! tested with a few objects each: see `golden_support/views.rs`.
 
 #![cfg(test)]
 
 #[path = "golden_support/scenario.rs"]
 mod scenario;
+#[path = "golden_support/views.rs"]
+mod views;
 
 use serde_json::{Map, Value, json};
 use tombolo_control::compile::resource::ResourceType;

@@ -75,13 +75,12 @@ fn virtual_host(
     port: &ServicePort,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> VirtualHost {
-    let mut routes = Vec::new();
-    if let Some(rule) = routing::for_host(scope, &service.host)
-        && !rule.spec.http.is_empty()
-    {
-        let context = Context { port: port.number, gateway: None };
-        routes = http_routes::of_rule(scope, rule, &context, diagnostics);
-    } else {
+    let context = Context { port: port.number, gateway: None };
+    let rule = routing::for_host(scope, &service.host);
+    let mut routes =
+        rule.map_or_else(Vec::new, |rule| http_routes::of_rule(scope, rule, &context, diagnostics));
+    if routes.is_empty() {
+        // No rule, or one that is for other ports, callers or gateways.
         routes.push(default_route(scope, service, port));
     }
     VirtualHost {
@@ -161,9 +160,6 @@ fn unknown_hosts(
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     for rule in routing::for_mesh(scope) {
-        if rule.spec.http.is_empty() {
-            continue;
-        }
         for name in &rule.spec.hosts {
             let host: Host = rule.host(name, &scope.picture.domain);
             let known = scope.services.keys().any(|known| known.is_within(&host));
@@ -173,6 +169,9 @@ fn unknown_hosts(
             }
             let context = Context { port: number, gateway: None };
             let routes = http_routes::of_rule(scope, rule, &context, diagnostics);
+            if routes.is_empty() {
+                continue;
+            }
             hosts.insert(
                 name.clone(),
                 VirtualHost {

@@ -51,14 +51,19 @@ pub fn events(folder: &Path) -> Vec<Event> {
         let cluster = format!("cluster{at:02}");
         let path = folder.join(format!("{cluster}.yaml"));
         let Ok(text) = fs::read_to_string(&path) else { break };
-        let cluster = ClusterId::new(&cluster);
-        let event = |change| Event { cluster: cluster.clone(), incarnation: 1, change };
-        events.push(event(Change::Opened));
-        for document in text.split("\n---\n") {
-            let document: Value = serde_saphyr::from_str(document)
-                .unwrap_or_else(|error| panic!("{}: {error}\n{document}", path.display()));
-            events.extend(change(&cluster, document).map(event));
-        }
+        events.extend(events_of(&ClusterId::new(&cluster), &text));
+    }
+    events
+}
+
+/// Everything that happens in a cluster, from its documents.
+pub fn events_of(cluster: &ClusterId, text: &str) -> Vec<Event> {
+    let event = |change| Event { cluster: cluster.clone(), incarnation: 1, change };
+    let mut events = vec![event(Change::Opened)];
+    for document in text.split("\n---\n") {
+        let document: Value = serde_saphyr::from_str(document)
+            .unwrap_or_else(|error| panic!("{cluster}: {error}\n{document}"));
+        events.extend(change(cluster, document).map(event));
     }
     events
 }

@@ -1,0 +1,96 @@
+//! What a few objects come to for one proxy: tests of single rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde_json::Value;
+use tombolo_control::compile::compile;
+use tombolo_control::compile::resource::ResourceType;
+use tombolo_control::index::live::Live;
+use tombolo_control::index::picture::Picture;
+use tombolo_control::proxy::{Proxy, ProxyKind};
+use tombolo_model::endpoint::Locality;
+use tombolo_model::id::{ClusterId, NetworkId, ObjectName};
+
+use crate::scenario;
+
+/// The picture of what the only cluster holds.
+fn picture(objects: &[&str]) -> Picture {
+    let cluster = ClusterId::new("cluster01");
+    let mut live = Live::new(cluster.clone(), "cluster.local", "istio-system");
+    for event in scenario::events_of(&cluster, &objects.join("\n---\n")) {
+        live.apply(event);
+    }
+    Picture::of(&live)
+}
+
+/// A sidecar of that cluster.
+fn sidecar(namespace: &str) -> Proxy {
+    Proxy {
+        id: String::from("sidecar"),
+        kind: ProxyKind::Sidecar,
+        pod: ObjectName::new(namespace, "client"),
+        cluster: ClusterId::new("cluster01"),
+        network: NetworkId::new(""),
+        requested_network_view: BTreeSet::new(),
+        ips: vec![IpAddr::from([10, 0, 0, 9])],
+        labels: BTreeMap::new(),
+        dns_domain: format!("{namespace}.svc.cluster.local"),
+        service_account: String::new(),
+        node_name: String::new(),
+        locality: Locality::default(),
+        version: String::new(),
+        is_tombolo: false,
+    }
+}
+
+/// One resource as JSON; null when there is none.
+fn resource(picture: &Picture, proxy: &Proxy, kind: ResourceType, name: &str) -> Value {
+    let compiled = compile(picture, proxy, kind);
+    let found = compiled.resources.iter().find(|(it, _)| ***it == *name);
+    found.map_or(Value::Null, |(_, it)| tombolo_xds::json::any_to_value(&it.body).unwrap())
+}
+
+/// The virtual hosts for a port: `name: target, target`.
+fn virtual_hosts(picture: &Picture, proxy: &Proxy, port: &str) -> Vec<String> {
+    let routes = resource(picture, proxy, ResourceType::Route, port);
+    let hosts = routes["virtualHosts"].as_array().cloned().unwrap_or_default();
+    let target = |route: &Value| match route["route"]["cluster"].as_str() {
+        Some(cluster) => cluster.to_owned(),
+        None => route["directResponse"]["status"].to_string(),
+    };
+    let host = |host: &Value| {
+        let targets = host["routes"].as_array().into_iter().flatten();
+        let targets: Vec<String> = targets.map(target).collect();
+        format!("{}: {}", host["name"].as_str().unwrap(), targets.join(", "))
+    };
+    hosts.iter().map(host).collect()
+}
+
+const REVIEWS: &str = "
+kind: Service
+metadata: {name: reviews, namespace: sample}
+spec: {clusterIP: 10.1.0.1, ports: [{name: http, port: 80}]}";
+
+#[test]
+fn a_rule_of_which_nothing_applies_leaves_the_default_route() {
+    for condition in ["port: 8080", "sourceLabels: {app: other}", "gateways: [my-gateway]"] {
+        let rule = format!(
+            "
+kind: VirtualService
+metadata: {{name: reviews, namespace: sample}}
+spec:
+  hosts: [reviews, unknown.example.com]
+  http:
+  - match: [{{{condition}}}]
+    directResponse: {{status: 418}}"
+        );
+        let picture = picture(&[REVIEWS, &rule]);
+        let hosts = virtual_hosts(&picture, &sidecar("sample"), "80");
+        let want = [
+            "reviews.sample.svc.cluster.local:80: outbound|80||reviews.sample.svc.cluster.local",
+            "allow_any: PassthroughCluster",
+        ];
+        assert_eq!(hosts, want, "{condition}");
+    }
+}
