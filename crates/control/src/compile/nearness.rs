@@ -32,6 +32,12 @@ pub(crate) fn setting<'a>(
     (setting.filter(|_| enabled), enabled)
 }
 
+/// The proxy's labels that a setting compares with those of endpoints.
+pub(crate) fn labels(setting: &LocalityLbSetting) -> impl Iterator<Item = &str> {
+    // Where a value is given, it takes the place of the proxy's.
+    setting.failover_priority.iter().map(String::as_str).filter(|name| !name.contains('='))
+}
+
 impl<'a> Nearness<'a> {
     pub(crate) fn new(scope: &Scope<'a>, policy: &Policy<'a>) -> Self {
         let (setting, enabled) = setting(scope, policy);

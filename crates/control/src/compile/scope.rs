@@ -8,6 +8,7 @@ use tombolo_model::id::Host;
 use tombolo_model::port::ServicePort;
 use tombolo_model::service::{Resolution, Service};
 
+use crate::compile::nearness;
 use crate::index::config::Configured;
 use crate::index::picture::Picture;
 use crate::proxy::{Proxy, ProxyKind};
@@ -154,7 +155,15 @@ pub(crate) fn labels_that_matter(picture: &Picture) -> BTreeSet<&str> {
         if let Some(selector) = &rule.spec.workload_selector {
             found.extend(selector.labels.keys().map(String::as_str));
         }
+        let policies = rule.spec.subsets.iter().filter_map(|it| it.traffic_policy.as_ref());
+        for policy in policies.chain(&rule.spec.traffic_policy) {
+            let ports = policy.port_level_settings.iter().map(|it| it.load_balancer.as_ref());
+            let balancers = ports.chain([policy.load_balancer.as_ref()]).flatten();
+            let settings = balancers.filter_map(|it| it.locality_lb_setting.as_ref());
+            found.extend(settings.flat_map(nearness::labels));
+        }
     }
+    found.extend(picture.mesh.config.locality_lb_setting.iter().flat_map(nearness::labels));
     for gateway in &config.gateways {
         found.extend(gateway.spec.selector.keys().map(String::as_str));
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::Value;
-use tombolo_control::compile::compile;
 use tombolo_control::compile::resource::ResourceType;
+use tombolo_control::compile::{compile, scope_key};
 use tombolo_control::index::live::Live;
 use tombolo_control::index::picture::Picture;
 use tombolo_control::proxy::{Proxy, ProxyKind};
@@ -92,5 +92,40 @@ spec:
             "allow_any: PassthroughCluster",
         ];
         assert_eq!(hosts, want, "{condition}");
+    }
+}
+
+#[test]
+fn proxies_that_rank_endpoints_differently_do_not_share() {
+    let policy = "{loadBalancer: {localityLbSetting: {failoverPriority: [tier]}}}";
+    let rule = |spec: &str| {
+        format!(
+            "
+kind: DestinationRule
+metadata: {{name: reviews, namespace: sample}}
+spec: {{host: reviews, {spec}}}"
+        )
+    };
+    let ports = policy.replacen('{', "{port: {number: 80}, ", 1);
+    let objects = [
+        rule(&format!("trafficPolicy: {policy}")),
+        rule(&format!("trafficPolicy: {{portLevelSettings: [{ports}]}}")),
+        rule(&format!("subsets: [{{name: v1, trafficPolicy: {policy}}}]")),
+        String::from(
+            "
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: 'localityLbSetting: {failoverPriority: [tier]}'}",
+        ),
+    ];
+    let client = |name: &str, value: &str| Proxy {
+        labels: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+        ..sidecar("sample")
+    };
+    for object in objects {
+        let picture = picture(&[REVIEWS, &object]);
+        let key = |name: &str, value: &str| scope_key(&picture, &client(name, value));
+        assert_ne!(key("tier", "a"), key("tier", "b"), "{object}");
+        assert_eq!(key("other", "a"), key("other", "b"), "{object}");
     }
 }
