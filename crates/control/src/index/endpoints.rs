@@ -221,7 +221,8 @@ impl Entries<'_> {
         found
     }
 
-    /// Pods that a service entry selects, in all clusters.
+    /// Pods that a service entry selects, in all clusters. No slice says which of them take
+    /// requests, so they say so themselves.
     fn select_pods(
         &self,
         entry: &Configured<ServiceEntry>,
@@ -230,6 +231,7 @@ impl Entries<'_> {
     ) {
         for (cluster, objects) in self.live.clusters() {
             for pod in objects.pods.values() {
+                let health = if pod.serving { Health::Healthy } else { Health::Unhealthy };
                 let in_scope = *pod.name.namespace == *entry.namespace();
                 let workload = self.workloads.get(cluster).and_then(|pods| pods.get(&pod.name));
                 let (true, true, Some(workload), Some(ip)) =
@@ -242,7 +244,7 @@ impl Entries<'_> {
                         port_name: port.name.clone(),
                         address: Address::Ip(*ip),
                         port: port.target_port.unwrap_or(port.number),
-                        health: Health::Healthy,
+                        health,
                         weight: 1,
                         hostname: String::new(),
                         workload: Arc::clone(workload),

@@ -159,6 +159,8 @@ pub struct PodObject {
     pub node: String,
     /// The name of its owner, such as its Deployment's.
     pub workload: String,
+    /// Whether it runs, is ready and is to stay.
+    pub serving: bool,
 }
 
 /// A `Node`.

@@ -222,6 +222,7 @@ fn pod(name: &str, account: &str) -> PodObject {
         service_account: account.into(),
         node: "node".into(),
         workload: "sleep".into(),
+        serving: true,
     }
 }
 

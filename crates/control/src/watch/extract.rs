@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServicePort as KubePort};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, Pod, PodCondition, Service, ServicePort as KubePort,
+};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -171,6 +173,7 @@ pub fn pod(object: Pod) -> PodObject {
         ips.extend(status.pod_ip.and_then(|ip| ip.parse::<IpAddr>().ok()));
     }
     let labels = object.metadata.labels.clone().unwrap_or_default();
+    let is_ready = |it: &PodCondition| it.type_ == "Ready" && it.status == "True";
     PodObject {
         name: name(&object.metadata),
         workload: workload(&object.metadata, &labels),
@@ -178,6 +181,9 @@ pub fn pod(object: Pod) -> PodObject {
         ips,
         service_account: spec.service_account_name.unwrap_or_default(),
         node: spec.node_name.unwrap_or_default(),
+        serving: object.metadata.deletion_timestamp.is_none()
+            && status.phase.as_deref() == Some("Running")
+            && status.conditions.iter().flatten().any(is_ready),
     }
 }
 

@@ -67,6 +67,17 @@ fn virtual_hosts(picture: &Picture, proxy: &Proxy, port: &str) -> Vec<String> {
     hosts.iter().map(host).collect()
 }
 
+/// The addresses in an assignment.
+fn addresses(assignment: &Value) -> Vec<String> {
+    let groups = assignment["endpoints"].as_array().into_iter().flatten();
+    let endpoints = groups.flat_map(|group| group["lbEndpoints"].as_array().unwrap());
+    let address = |endpoint: &Value| {
+        let socket = &endpoint["endpoint"]["address"]["socketAddress"];
+        format!("{}:{}", socket["address"].as_str().unwrap(), socket["portValue"])
+    };
+    endpoints.map(address).collect()
+}
+
 const REVIEWS: &str = "
 kind: Service
 metadata: {name: reviews, namespace: sample}
@@ -128,4 +139,38 @@ data: {mesh: 'localityLbSetting: {failoverPriority: [tier]}'}",
         assert_ne!(key("tier", "a"), key("tier", "b"), "{object}");
         assert_eq!(key("other", "a"), key("other", "b"), "{object}");
     }
+}
+
+#[test]
+fn a_service_entry_selects_only_pods_that_serve() {
+    let pod = |name: &str, ip: &str, metadata: &str, phase: &str, ready: &str| {
+        format!(
+            "
+kind: Pod
+metadata: {{name: {name}, namespace: sample, labels: {{app: database}}{metadata}}}
+spec: {{}}
+status: {{phase: {phase}, podIP: {ip}, conditions: [{{type: Ready, status: \"{ready}\"}}]}}"
+        )
+    };
+    let gone = ", deletionTimestamp: '2026-01-01T00:00:00Z'";
+    let entry = "
+kind: ServiceEntry
+metadata: {name: database, namespace: sample}
+spec:
+  hosts: [database.example.com]
+  resolution: STATIC
+  location: MESH_INTERNAL
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  workloadSelector: {labels: {app: database}}";
+    let picture = picture(&[
+        entry,
+        &pod("serves", "10.2.0.1", "", "Running", "True"),
+        &pod("starts", "10.2.0.2", "", "Running", "False"),
+        &pod("waits", "10.2.0.3", "", "Pending", "False"),
+        &pod("finished", "10.2.0.4", "", "Succeeded", "False"),
+        &pod("ends", "10.2.0.5", gone, "Running", "True"),
+    ]);
+    let name = "outbound|80||database.example.com";
+    let endpoints = resource(&picture, &sidecar("sample"), ResourceType::Endpoint, name);
+    assert_eq!(addresses(&endpoints), ["10.2.0.1:80"]);
 }
