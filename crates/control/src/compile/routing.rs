@@ -40,6 +40,7 @@ pub(crate) fn for_mesh<'a>(scope: &Scope<'a>) -> Vec<&'a Configured<VirtualServi
         let gateways = &rule.spec.gateways;
         (gateways.is_empty() || gateways.iter().any(|name| name == "mesh"))
             && is_visible(scope, rule)
+            && scope.imports(rule)
     });
     let mut rules: Vec<_> = rules.collect();
     // Stable, so that age decides within each part.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tombolo_crds::networking::service_entry::Sidecar;
+use tombolo_crds::networking::virtual_service::VirtualService;
 use tombolo_model::id::Host;
 use tombolo_model::port::ServicePort;
 use tombolo_model::service::{Resolution, Service};
@@ -22,6 +23,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) services: BTreeMap<&'a Host, &'a Arc<Service>>,
     /// The Sidecar object that holds for it.
     pub(crate) sidecar: Option<&'a Configured<Sidecar>>,
+    imports: Option<Imports>,
 }
 
 impl<'a> Scope<'a> {
@@ -37,7 +39,16 @@ impl<'a> Scope<'a> {
                 && imports.as_ref().is_none_or(|imports| imports.include(service))
         };
         let services = picture.services.iter().filter(|(_, service)| visible(service)).collect();
-        Self { picture, proxy, services, sidecar }
+        Self { picture, proxy, services, sidecar, imports }
+    }
+
+    /// Whether its Sidecar object, if there is one, lets a rule in: one for any of the hosts.
+    pub(crate) fn imports(&self, rule: &Configured<VirtualService>) -> bool {
+        let domain = &self.picture.domain;
+        self.imports.as_ref().is_none_or(|imports| {
+            let mut hosts = rule.spec.hosts.iter().map(|name| rule.host(name, domain));
+            hosts.any(|host| imports.include_rule_for(rule.namespace(), &host))
+        })
     }
 
     /// The service a name stands for, through other names, if the proxy may call it.
@@ -91,7 +102,8 @@ fn sidecar_of<'a>(picture: &'a Picture, proxy: &Proxy) -> Option<&'a Configured<
     ranked.min_by_key(|(rank, _)| *rank).map(|(_, sidecar)| sidecar)
 }
 
-/// The services that a Sidecar object lets in.
+/// The services and rules that a Sidecar object lets in.
+#[derive(Debug)]
 struct Imports {
     /// Namespace (nothing for any) and host pattern.
     patterns: Vec<(Option<String>, Host)>,
@@ -125,12 +137,22 @@ impl Imports {
     }
 
     fn include(&self, service: &Service) -> bool {
-        let matches = |(namespace, host): &(Option<String>, Host)| {
-            namespace.as_deref().is_none_or(|name| *name == *service.object.namespace)
-                && service.host.is_within(host)
-        };
+        let (namespace, host) = (&service.object.namespace, &service.host);
+        let matches = |of: &(Option<String>, Host)| is_of(of, namespace) && host.is_within(&of.1);
         self.patterns.iter().any(matches) && !self.excluded.iter().any(matches)
     }
+
+    /// A rule for a wildcard is let in with any host that it is for.
+    fn include_rule_for(&self, namespace: &str, host: &Host) -> bool {
+        let matches = |of: &(Option<String>, Host)| is_of(of, namespace) && host.overlaps(&of.1);
+        let excluded = |of: &(Option<String>, Host)| is_of(of, namespace) && host.is_within(&of.1);
+        self.patterns.iter().any(matches) && !self.excluded.iter().any(excluded)
+    }
+}
+
+/// Whether an import is from a namespace.
+fn is_of((wanted, _): &(Option<String>, Host), namespace: &str) -> bool {
+    wanted.as_deref().is_none_or(|wanted| wanted == namespace)
 }
 
 /// Whether `labels` holds all of `wanted`.

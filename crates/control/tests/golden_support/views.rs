@@ -174,3 +174,39 @@ spec:
     let endpoints = resource(&picture, &sidecar("sample"), ResourceType::Endpoint, name);
     assert_eq!(addresses(&endpoints), ["10.2.0.1:80"]);
 }
+
+#[test]
+fn rules_that_a_sidecar_object_does_not_import_have_no_effect() {
+    let reviews = REVIEWS.replace("sample", "other");
+    let sidecar_object = |hosts: &str| {
+        format!(
+            "
+kind: Sidecar
+metadata: {{name: default, namespace: sample}}
+spec: {{egress: [{{hosts: [{hosts}]}}]}}"
+        )
+    };
+    let rule = "
+kind: VirtualService
+metadata: {name: reviews, namespace: other}
+spec:
+  hosts: [reviews, unknown.example.com]
+  http: [{directResponse: {status: 418}}]";
+    let hosts = |imports: &str| {
+        let picture = picture(&[REVIEWS, &reviews, &sidecar_object(imports), rule]);
+        virtual_hosts(&picture, &sidecar("sample"), "80")
+    };
+    let own = "reviews.sample.svc.cluster.local:80: outbound|80||reviews.sample.svc.cluster.local";
+    assert_eq!(hosts("./*"), [own, "allow_any: PassthroughCluster"]);
+    assert_eq!(hosts("./*, '*/elsewhere.example.com'"), [own, "allow_any: PassthroughCluster"]);
+    // One host of a rule is enough.
+    let all = [
+        "reviews.other.svc.cluster.local:80: 418",
+        own,
+        "unknown.example.com:80: 418",
+        "allow_any: PassthroughCluster",
+    ];
+    assert_eq!(hosts("./*, other/*"), all);
+    assert_eq!(hosts("./*, other/reviews.other.svc.cluster.local"), all);
+    assert_eq!(hosts("'*/*'"), all);
+}
