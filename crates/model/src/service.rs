@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::id::{ClusterId, Host, ObjectName};
-use crate::port::ServicePort;
+use crate::port::{Protocol, ServicePort};
 
 /// How a client gets from a service to an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,9 +103,14 @@ pub struct Service {
 }
 
 impl Service {
-    /// The port numbered `number`.
+    /// The ports that the mesh carries: those of streams, not of datagrams.
+    pub fn stream_ports(&self) -> impl Iterator<Item = &ServicePort> {
+        self.ports.iter().filter(|port| port.protocol != Protocol::Udp)
+    }
+
+    /// The port numbered `number` that the mesh carries. One of datagrams may have that number too.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
-        self.ports.iter().find(|port| port.number == number)
+        self.stream_ports().find(|port| port.number == number)
     }
 
     /// Whether the clients pick the address themselves.

@@ -80,8 +80,9 @@ pub(crate) fn upstream(
 ) -> Upstream {
     let service = scope.service(host);
     let asked = destination.port.as_ref().map(|port| port.number).filter(|number| *number != 0);
-    let port = asked.unwrap_or_else(|| match service.map(|service| service.ports.as_slice()) {
-        Some([only]) => only.number,
+    let mut ports = service.into_iter().flat_map(|service| service.stream_ports());
+    let port = asked.unwrap_or_else(|| match (ports.next(), ports.next()) {
+        (Some(only), None) => only.number,
         _ => listener,
     });
     match service {

@@ -69,10 +69,8 @@ impl<'a> Scope<'a> {
 
     /// Every TCP port of every service.
     pub(crate) fn ports(&self) -> impl Iterator<Item = (&'a Arc<Service>, &'a ServicePort)> {
-        let tcp = |port: &&ServicePort| port.protocol != tombolo_model::port::Protocol::Udp;
-        self.services.values().flat_map(move |service| {
-            service.ports.iter().filter(tcp).map(move |port| (*service, port))
-        })
+        let services = self.services.values().copied();
+        services.flat_map(|service| service.stream_ports().map(move |port| (service, port)))
     }
 
     /// Whether traffic to unknown destinations may pass.

@@ -70,7 +70,7 @@ pub(crate) fn of_service<'a>(
     let rule = policy::rule_of(scope, service).map(Arc::new);
     let subsets = rule.iter().flat_map(|rule| &rule.subsets).map(|it| it.name.as_str());
     let subsets: Vec<&str> = std::iter::once("").chain(subsets).collect();
-    for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+    for port in service.stream_ports() {
         for subset in &subsets {
             let mut upstream = Upstream::new(&service.host, port.number);
             upstream.subset = (*subset).to_owned();

@@ -210,3 +210,36 @@ spec:
     assert_eq!(hosts("./*, other/reviews.other.svc.cluster.local"), all);
     assert_eq!(hosts("'*/*'"), all);
 }
+
+#[test]
+fn a_port_of_datagrams_does_not_hide_one_of_bytes() {
+    let service = "
+kind: Service
+metadata: {name: names, namespace: sample}
+spec:
+  clusterIP: 10.1.0.2
+  ports:
+  - {name: datagrams, port: 53, protocol: UDP}
+  - {name: tcp, port: 53, protocol: TCP}";
+    let slice = "
+kind: EndpointSlice
+addressType: IPv4
+metadata: {name: names, namespace: sample, labels: {kubernetes.io/service-name: names}}
+endpoints: [{addresses: [10.2.0.1]}]
+ports: [{name: datagrams, port: 5301, protocol: UDP}, {name: tcp, port: 5302, protocol: TCP}]";
+    let rule = "
+kind: VirtualService
+metadata: {name: reviews, namespace: sample}
+spec:
+  hosts: [reviews]
+  http: [{route: [{destination: {host: names}}]}]";
+    let picture = picture(&[REVIEWS, service, slice, rule]);
+    let name = "outbound|53||names.sample.svc.cluster.local";
+    let endpoints = resource(&picture, &sidecar("sample"), ResourceType::Endpoint, name);
+    assert_eq!(addresses(&endpoints), ["10.2.0.1:5302"]);
+    let want = [
+        "reviews.sample.svc.cluster.local:80: outbound|53||names.sample.svc.cluster.local",
+        "allow_any: PassthroughCluster",
+    ];
+    assert_eq!(virtual_hosts(&picture, &sidecar("sample"), "80"), want);
+}
