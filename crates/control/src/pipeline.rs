@@ -34,6 +34,8 @@ pub struct Settings {
     pub domain: String,
     /// The namespace of the control plane, `istio-system`.
     pub system_namespace: String,
+    /// The control plane's revision, `default`.
+    pub revision: String,
     /// The ConfigMap with the mesh's settings, `istio` or `istio-REVISION`.
     pub mesh_config_map: String,
     /// How long the start waits for a remote cluster; 0 for ever.
@@ -66,7 +68,9 @@ pub async fn start(
 ) -> Pipeline {
     let clusters = Clusters::new(settings.cluster.clone(), client.clone());
     let (events, received) = mpsc::channel(WAITING);
-    let live = Live::new(settings.cluster.clone(), &settings.domain, &settings.system_namespace);
+    let mut live =
+        Live::new(settings.cluster.clone(), &settings.domain, &settings.system_namespace);
+    live.revision = settings.revision;
     let publisher = Publisher::new(Picture::of(&live));
     // What has not been seen yet, apart from what else the process waits for.
     let unseen = Ready::default();

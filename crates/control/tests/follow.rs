@@ -254,6 +254,7 @@ async fn a_cluster_is_linked_linked_anew_and_forgotten() {
         cluster: ClusterId::new("cluster01"),
         domain: String::from("cluster.local"),
         system_namespace: String::from("istio-system"),
+        revision: String::from("default"),
         mesh_config_map: String::from("istio"),
         remote_timeout: Duration::from_secs(30),
         debounce_after: Duration::from_millis(100),

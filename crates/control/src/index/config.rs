@@ -1,7 +1,8 @@
 //! Istio objects of the config cluster, read into their types.
 //!
 //! An object that cannot be read is left out and reported; a field that is not implemented is
-//! reported and has no effect. Lists are in the order in which older objects win.
+//! reported and has no effect. Lists are in the order in which older objects win. Objects of
+//! another revision are for its control plane, and say nothing here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +22,9 @@ use tombolo_model::id::{ClusterId, Host, ObjectName};
 use crate::diagnostic::Diagnostic;
 use crate::index::live::Live;
 use crate::index::objects::IstioObject;
+
+/// The label that names the control plane that an object is for.
+const REVISION_LABEL: &str = "istio.io/rev";
 
 /// The Istio kinds that have an effect.
 pub const SUPPORTED: &[&str] = &[
@@ -90,30 +94,30 @@ pub(crate) fn of(live: &Live, diagnostics: &mut Vec<Diagnostic>) -> Config {
         if SUPPORTED.contains(name) {
             continue;
         }
-        for object in objects.values() {
+        for object in objects.values().filter(|object| is_ours(live, object)) {
             let message = format!("{name} is not implemented: this object has no effect");
             diagnostics.push(remark(cluster, object, message));
         }
     }
     Config {
         authorization_policies: read_guarding(
-            cluster,
+            live,
             kind("AuthorizationPolicy"),
             deny_everything,
             diagnostics,
         ),
-        destination_rules: read(cluster, kind("DestinationRule"), diagnostics),
-        gateways: read(cluster, kind("Gateway"), diagnostics),
+        destination_rules: read(live, kind("DestinationRule"), diagnostics),
+        gateways: read(live, kind("Gateway"), diagnostics),
         peer_authentications: read_guarding(
-            cluster,
+            live,
             kind("PeerAuthentication"),
             demand_mutual_tls,
             diagnostics,
         ),
-        service_entries: read(cluster, kind("ServiceEntry"), diagnostics),
-        sidecars: read(cluster, kind("Sidecar"), diagnostics),
-        virtual_services: read(cluster, kind("VirtualService"), diagnostics),
-        workload_entries: read(cluster, kind("WorkloadEntry"), diagnostics),
+        service_entries: read(live, kind("ServiceEntry"), diagnostics),
+        sidecars: read(live, kind("Sidecar"), diagnostics),
+        virtual_services: read(live, kind("VirtualService"), diagnostics),
+        workload_entries: read(live, kind("WorkloadEntry"), diagnostics),
     }
 }
 
@@ -129,34 +133,41 @@ fn demand_mutual_tls() -> PeerAuthentication {
     PeerAuthentication { mtls, ..PeerAuthentication::default() }
 }
 
+/// Whether an object is for this control plane: one that names no revision is for all.
+fn is_ours(live: &Live, object: &IstioObject) -> bool {
+    let wanted = object.labels.get(REVISION_LABEL);
+    live.revision.is_empty() || wanted.is_none_or(|revision| *revision == live.revision)
+}
+
 type Objects = BTreeMap<ObjectName, IstioObject>;
 
 fn read<T: Serialize + DeserializeOwned>(
-    cluster: &ClusterId,
+    live: &Live,
     objects: &Objects,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Configured<T>> {
-    read_all(cluster, objects, None, diagnostics)
+    read_all(live, objects, None, diagnostics)
 }
 
 /// Reads objects that guard something: where one cannot be read, `closed` stands for it.
 fn read_guarding<T: Serialize + DeserializeOwned>(
-    cluster: &ClusterId,
+    live: &Live,
     objects: &Objects,
     closed: fn() -> T,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Configured<T>> {
-    read_all(cluster, objects, Some(closed), diagnostics)
+    read_all(live, objects, Some(closed), diagnostics)
 }
 
 fn read_all<T: Serialize + DeserializeOwned>(
-    cluster: &ClusterId,
+    live: &Live,
     objects: &Objects,
     closed: Option<fn() -> T>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Configured<T>> {
+    let cluster = &live.config_cluster;
     let mut found = Vec::new();
-    for object in objects.values() {
+    for object in objects.values().filter(|object| is_ours(live, object)) {
         let (spec, unknown) = match document::read::<T>(&object.spec) {
             Ok(read) => {
                 for path in &read.unknown {

@@ -157,18 +157,21 @@ pub struct Live {
     pub domain: String,
     /// The namespace of the control plane, whose labels name each cluster's network.
     pub system_namespace: String,
+    /// The control plane's revision, whose Istio objects hold; empty for those of all revisions.
+    pub revision: String,
     /// The mesh's settings.
     pub mesh: Arc<MeshSettings>,
     slots: BTreeMap<ClusterId, Slot>,
 }
 
 impl Live {
-    /// Nothing yet, with default settings.
+    /// Nothing yet, with default settings, for the default revision.
     pub fn new(config_cluster: ClusterId, domain: &str, system_namespace: &str) -> Self {
         Self {
             config_cluster,
             domain: domain.to_owned(),
             system_namespace: system_namespace.to_owned(),
+            revision: String::from("default"),
             mesh: Arc::default(),
             slots: BTreeMap::new(),
         }

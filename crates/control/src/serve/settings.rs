@@ -261,6 +261,7 @@ impl Settings {
             cluster: self.cluster.clone(),
             domain: self.domain.clone(),
             system_namespace: self.namespace.clone(),
+            revision: self.revision.clone(),
             mesh_config_map: self.mesh_config_map(),
             remote_timeout: self.remote_timeout,
             debounce_after: self.debounce.0,

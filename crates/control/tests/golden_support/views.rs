@@ -243,3 +243,32 @@ spec:
     ];
     assert_eq!(virtual_hosts(&picture, &sidecar("sample"), "80"), want);
 }
+
+#[test]
+fn objects_of_another_revision_have_no_effect() {
+    let hosts = |label: &str| {
+        let rule = format!(
+            "
+kind: VirtualService
+metadata: {{name: reviews, namespace: sample, labels: {{{label}}}}}
+spec:
+  hosts: [reviews]
+  http: [{{directResponse: {{status: 418}}}}]"
+        );
+        // Neither is there anything to say about them.
+        let broken = format!(
+            "
+kind: AuthorizationPolicy
+metadata: {{name: broken, namespace: sample, labels: {{{label}}}}}
+spec: {{action: 7}}"
+        );
+        let picture = picture(&[REVIEWS, &rule, &broken]);
+        let hosts = virtual_hosts(&picture, &sidecar("sample"), "80");
+        (hosts[0].rsplit(' ').next().unwrap().to_owned(), picture.diagnostics.len())
+    };
+    let ruled = || (String::from("418"), 1);
+    assert_eq!(hosts(""), ruled());
+    assert_eq!(hosts("istio.io/rev: default"), ruled());
+    let unruled = (String::from("outbound|80||reviews.sample.svc.cluster.local"), 0);
+    assert_eq!(hosts("istio.io/rev: canary"), unruled);
+}
