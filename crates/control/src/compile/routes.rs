@@ -123,8 +123,27 @@ pub(crate) fn everything() -> RouteMatch {
     }
 }
 
-/// The names under which a service is called from the proxy's namespace.
+/// What a service is called from the proxy's namespace: its names and addresses, and the names of
+/// others that stand for it.
 fn domains(scope: &Scope<'_>, service: &Service) -> Vec<String> {
+    let mut domains = names_of(scope, service);
+    if service.is_headless() {
+        let pods: Vec<String> = domains.iter().map(|domain| format!("*.{domain}")).collect();
+        domains.extend(pods);
+    }
+    let addresses = service.addresses_for(&scope.proxy.cluster);
+    domains.extend(addresses.iter().filter(|it| it.prefix_len() == it.max_prefix_len()).map(
+        |address| match address.addr() {
+            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+            std::net::IpAddr::V4(ip) => ip.to_string(),
+        },
+    ));
+    domains.extend(scope.aliases_of(&service.host).iter().flat_map(|it| names_of(scope, it)));
+    domains
+}
+
+/// The names of a service itself, short ones as far as they lead to it.
+fn names_of(scope: &Scope<'_>, service: &Service) -> Vec<String> {
     let host = service.host.as_str();
     let mut domains = vec![host.to_owned(), format!("{host}.")];
     if service.host.is_wildcard() {
@@ -138,17 +157,6 @@ fn domains(scope: &Scope<'_>, service: &Service) -> Vec<String> {
         domains.push(format!("{name}.{namespace}.svc"));
         domains.push(format!("{name}.{namespace}"));
     }
-    if service.is_headless() {
-        let pods: Vec<String> = domains.iter().map(|domain| format!("*.{domain}")).collect();
-        domains.extend(pods);
-    }
-    let addresses = service.addresses_for(&scope.proxy.cluster);
-    domains.extend(addresses.iter().filter(|it| it.prefix_len() == it.max_prefix_len()).map(
-        |address| match address.addr() {
-            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
-            std::net::IpAddr::V4(ip) => ip.to_string(),
-        },
-    ));
     domains
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) proxy: &'a Proxy,
     /// The services it may call, without those that are only other names.
     pub(crate) services: BTreeMap<&'a Host, &'a Arc<Service>>,
+    /// Their other names, by their own.
+    aliases: BTreeMap<&'a Host, Vec<&'a Arc<Service>>>,
     /// The Sidecar object that holds for it.
     pub(crate) sidecar: Option<&'a Configured<Sidecar>>,
     imports: Option<Imports>,
@@ -35,11 +37,24 @@ impl<'a> Scope<'a> {
         let imports = sidecar.map(|sidecar| Imports::new(sidecar, proxy));
         let visible = |service: &Service| {
             service.visibility.includes(proxy.namespace())
-                && !matches!(service.resolution, Resolution::Alias(_))
                 && imports.as_ref().is_none_or(|imports| imports.include(service))
         };
-        let services = picture.services.iter().filter(|(_, service)| visible(service)).collect();
-        Self { picture, proxy, services, sidecar, imports }
+        let visible = picture.services.iter().filter(|(_, service)| visible(service));
+        let (names, services): (BTreeMap<_, _>, _) =
+            visible.partition(|(_, service)| matches!(service.resolution, Resolution::Alias(_)));
+        let aliases = BTreeMap::new();
+        let mut scope = Self { picture, proxy, services, aliases, sidecar, imports };
+        for (host, name) in names {
+            if let Some(service) = scope.service(host) {
+                scope.aliases.entry(&service.host).or_default().push(name);
+            }
+        }
+        scope
+    }
+
+    /// The names that stand for a service, as far as the proxy may use them.
+    pub(crate) fn aliases_of(&self, host: &Host) -> &[&'a Arc<Service>] {
+        self.aliases.get(host).map_or(&[], Vec::as_slice)
     }
 
     /// Whether its Sidecar object, if there is one, lets a rule in: one for any of the hosts.

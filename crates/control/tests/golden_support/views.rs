@@ -272,3 +272,48 @@ spec: {{action: 7}}"
     let unruled = (String::from("outbound|80||reviews.sample.svc.cluster.local"), 0);
     assert_eq!(hosts("istio.io/rev: canary"), unruled);
 }
+
+#[test]
+fn a_service_is_called_by_the_names_that_stand_for_it() {
+    let alias = |name: &str, target: &str, annotations: &str| {
+        format!(
+            "
+kind: Service
+metadata: {{name: {name}, namespace: other, annotations: {{{annotations}}}}}
+spec: {{type: ExternalName, externalName: {target}}}"
+        )
+    };
+    let picture = picture(&[
+        REVIEWS,
+        &alias("old", "reviews.sample.svc.cluster.local", ""),
+        &alias("older", "old.other.svc.cluster.local.", ""),
+        &alias("outside", "example.com", ""),
+        &alias("circle", "circle.other.svc.cluster.local", ""),
+        &alias(
+            "hidden",
+            "reviews.sample.svc.cluster.local",
+            "networking.istio.io/exportTo: another",
+        ),
+    ]);
+    let domains = |namespace: &str| -> Vec<String> {
+        let routes = resource(&picture, &sidecar(namespace), ResourceType::Route, "80");
+        let domains = routes["virtualHosts"][0]["domains"].as_array().unwrap().iter();
+        domains.map(|domain| domain.as_str().unwrap().to_owned()).collect()
+    };
+    let of = |name: &str, namespace: &str, short: bool| {
+        let host = format!("{name}.{namespace}.svc.cluster.local");
+        let mut domains = vec![host.clone(), format!("{host}.")];
+        domains.extend(short.then(|| name.to_owned()));
+        domains.extend([format!("{name}.{namespace}.svc"), format!("{name}.{namespace}")]);
+        domains
+    };
+    let all = |own: bool| {
+        let mut domains = of("reviews", "sample", own);
+        domains.push(String::from("10.1.0.1"));
+        domains.extend(of("old", "other", !own));
+        domains.extend(of("older", "other", !own));
+        domains
+    };
+    assert_eq!(domains("sample"), all(true));
+    assert_eq!(domains("other"), all(false));
+}
