@@ -36,7 +36,7 @@ pub(crate) struct Wanted<'a> {
 
 /// An endpoint as the proxy reaches it.
 struct Reached<'a> {
-    ip: String,
+    address: String,
     port: u16,
     weight: u64,
     mutual_tls: bool,
@@ -46,11 +46,48 @@ struct Reached<'a> {
 }
 
 /// The endpoints of an upstream for a proxy.
-pub(crate) fn assignment(
-    scope: &Scope<'_>,
+pub(crate) fn assignment<'a>(
+    scope: &Scope<'a>,
     wanted: Wanted<'_>,
     name: String,
     policy: &Policy<'_>,
+) -> ClusterLoadAssignment {
+    let horizon = Horizon::new(scope);
+    let reach = |endpoints: &[&'a Endpoint]| horizon.reach(scope, wanted, policy, endpoints);
+    by_locality(scope, wanted, name, policy, reach)
+}
+
+/// The endpoints of an upstream that DNS resolves. They are called as they are: their names may
+/// lead anywhere, so no gateway stands for them.
+pub(crate) fn named<'a>(
+    scope: &Scope<'a>,
+    wanted: Wanted<'_>,
+    name: String,
+    policy: &Policy<'_>,
+) -> ClusterLoadAssignment {
+    let reach = |endpoint: &&'a Endpoint| {
+        let address = match &endpoint.address {
+            Address::Ip(ip) => ip.to_string(),
+            Address::Name(name) => name.to_string(),
+            Address::BehindGateway => return None,
+        };
+        let mutual_tls = is_mutual_tls(scope, wanted, policy, endpoint);
+        let weight = u64::from(endpoint.weight.max(1));
+        (mutual_tls || !wanted.only_mutual_tls)
+            .then(|| Reached::direct(endpoint, address, weight, mutual_tls))
+    };
+    by_locality(scope, wanted, name, policy, |endpoints| {
+        endpoints.iter().filter_map(reach).collect()
+    })
+}
+
+/// The endpoints of an upstream, each locality's as `reach` says, the nearest first.
+fn by_locality<'a>(
+    scope: &Scope<'a>,
+    wanted: Wanted<'_>,
+    name: String,
+    policy: &Policy<'_>,
+    reach: impl Fn(&[&'a Endpoint]) -> Vec<Reached<'a>>,
 ) -> ClusterLoadAssignment {
     let mut groups: BTreeMap<&Locality, Vec<&Endpoint>> = BTreeMap::new();
     let subset = wanted.rule.and_then(|rule| rule.subset(&wanted.upstream.subset));
@@ -66,27 +103,21 @@ pub(crate) fn assignment(
             }
         }
     }
-    let horizon = Horizon::new(scope);
-    let mut localities: Vec<(Locality, Vec<Reached<'_>>)> = Vec::new();
-    for (locality, endpoints) in groups {
-        let reached = horizon.reach(scope, wanted, policy, &endpoints);
-        localities.push((locality.clone(), reached));
-    }
     let mut assignment = ClusterLoadAssignment {
         cluster_name: name,
         endpoints: Vec::new(),
         ..ClusterLoadAssignment::default()
     };
     let near = nearness::Nearness::new(scope, policy);
-    for (locality, reached) in localities {
+    for (locality, endpoints) in groups {
         // Endpoints of one locality may differ in the labels that make them near.
         let mut by_priority: BTreeMap<u32, Vec<Reached<'_>>> = BTreeMap::new();
-        for endpoint in reached {
-            let priority = near.priority(&locality, &endpoint.labels);
+        for endpoint in reach(&endpoints) {
+            let priority = near.priority(locality, &endpoint.labels);
             by_priority.entry(priority).or_default().push(endpoint);
         }
         for (priority, endpoints) in by_priority {
-            assignment.endpoints.push(group(&locality, priority, endpoints));
+            assignment.endpoints.push(group(locality, priority, endpoints));
         }
     }
     near.finish(&mut assignment.endpoints);
@@ -121,8 +152,10 @@ fn lb_endpoint(of: Reached<'_>) -> LbEndpoint {
     }
     let workload = parts::fields([("workload", parts::text(of.workload))]);
     metadata.filter_metadata.insert(String::from("istio"), workload);
-    let endpoint =
-        ProtoEndpoint { address: Some(parts::socket(&of.ip, of.port)), ..ProtoEndpoint::default() };
+    let endpoint = ProtoEndpoint {
+        address: Some(parts::socket(&of.address, of.port)),
+        ..ProtoEndpoint::default()
+    };
     LbEndpoint {
         load_balancing_weight: parts::number(u32::try_from(of.weight.max(1)).unwrap_or(u32::MAX)),
         metadata: Some(metadata),
@@ -223,7 +256,8 @@ impl<'a> Horizon<'a> {
             if !lost && (gateways.is_empty() || proxy.network.reaches(&workload.network)) {
                 let Address::Ip(ip) = &endpoint.address else { continue };
                 if mutual_tls || !wanted.only_mutual_tls {
-                    reached.push(Reached::direct(endpoint, *ip, weight, mutual_tls));
+                    let address = ip.to_string();
+                    reached.push(Reached::direct(endpoint, address, weight, mutual_tls));
                 }
                 continue;
             }
@@ -245,7 +279,7 @@ impl<'a> Horizon<'a> {
 }
 
 impl<'a> Reached<'a> {
-    fn direct(of: &'a Endpoint, ip: IpAddr, weight: u64, mutual_tls: bool) -> Self {
+    fn direct(of: &'a Endpoint, address: String, weight: u64, mutual_tls: bool) -> Self {
         let workload = &of.workload;
         let label = |name: &str| workload.label(name).unwrap_or_default();
         let canonical = label("service.istio.io/canonical-name");
@@ -254,7 +288,7 @@ impl<'a> Reached<'a> {
             revision => revision,
         };
         Self {
-            ip: ip.to_string(),
+            address,
             port: of.port,
             weight,
             mutual_tls,
@@ -273,7 +307,7 @@ impl<'a> Reached<'a> {
             labels.insert("topology.istio.io/cluster", cluster);
         }
         Self {
-            ip: of.address.to_string(),
+            address: of.address.to_string(),
             port: of.port,
             weight,
             mutual_tls: true,

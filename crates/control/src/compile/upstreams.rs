@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tombolo_crds::mesh_config::MeshConfig;
 use tombolo_crds::networking::destination_rule::{ClientTls, ClientTlsMode};
 use tombolo_crds::security::MutualTlsMode;
-use tombolo_model::endpoint::Address;
 use tombolo_model::port::{Protocol, ServicePort};
 use tombolo_model::service::{Resolution, Service};
 use tombolo_xds::proto::envoy::config::cluster::v3::circuit_breakers::Thresholds;
@@ -18,9 +17,7 @@ use tombolo_xds::proto::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use tombolo_xds::proto::envoy::config::core::v3::{
     Http2ProtocolOptions, HttpProtocolOptions as Limits,
 };
-use tombolo_xds::proto::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint as ProtoEndpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
-};
+use tombolo_xds::proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tombolo_xds::proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use tombolo_xds::proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config,
@@ -112,13 +109,16 @@ impl Called<'_> {
         name: String,
         only_mutual_tls: bool,
     ) -> ClusterLoadAssignment {
-        let wanted = Wanted {
+        endpoints::assignment(scope, self.wanted(only_mutual_tls), name, &self.policy)
+    }
+
+    fn wanted(&self, only_mutual_tls: bool) -> Wanted<'_> {
+        Wanted {
             service: self.service,
             upstream: &self.upstream,
             rule: self.rule.as_deref(),
             only_mutual_tls,
-        };
-        endpoints::assignment(scope, wanted, name, &self.policy)
+        }
     }
 
     /// The upstream of sidecars and ingress gateways.
@@ -160,7 +160,13 @@ impl Called<'_> {
                 });
             }
             DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
-                cluster.load_assignment = Some(self.names(scope, name));
+                let named = self.named(scope, name);
+                if discovery == DiscoveryType::LogicalDns && named.endpoints.is_empty() {
+                    // No name at all is not for DNS, says Envoy.
+                    let fixed = ClusterDiscoveryType::Type(DiscoveryType::Static.into());
+                    cluster.cluster_discovery_type = Some(fixed);
+                }
+                cluster.load_assignment = Some(named);
                 resolve_often(mesh, &mut cluster);
                 cluster.dns_lookup_family =
                     tombolo_xds::proto::envoy::config::cluster::v3::cluster::DnsLookupFamily::V4Only
@@ -206,37 +212,20 @@ impl Called<'_> {
         fields
     }
 
-    /// The endpoints of an upstream that DNS resolves.
-    fn names(&self, scope: &Scope<'_>, cluster_name: String) -> ClusterLoadAssignment {
-        let endpoints = scope.picture.endpoints_of(&self.service.host).iter();
-        let endpoints = endpoints.filter(|it| it.port_name == self.port.name);
-        let lb_endpoints = endpoints.filter_map(|endpoint| {
-            let address = match &endpoint.address {
-                Address::Ip(ip) => ip.to_string(),
-                Address::Name(name) => name.to_string(),
-                Address::BehindGateway => return None,
-            };
-            let at = ProtoEndpoint {
-                address: Some(parts::socket(&address, endpoint.port)),
-                ..ProtoEndpoint::default()
-            };
-            Some(LbEndpoint {
-                host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(at)),
-                load_balancing_weight: parts::number(endpoint.weight),
-                ..LbEndpoint::default()
-            })
-        });
-        let mut lb_endpoints: Vec<_> = lb_endpoints.collect();
+    /// The endpoints, for DNS.
+    fn named(&self, scope: &Scope<'_>, name: String) -> ClusterLoadAssignment {
+        let only_mutual_tls = name == self.upstream.sni();
+        let mut named = endpoints::named(scope, self.wanted(only_mutual_tls), name, &self.policy);
         if self.service.resolution == Resolution::DnsRoundRobin {
             // One name only, says Envoy.
-            lb_endpoints.truncate(1);
+            named.endpoints.retain(|group| !group.lb_endpoints.is_empty());
+            named.endpoints.sort_by_key(|group| group.priority);
+            named.endpoints.truncate(1);
+            for group in &mut named.endpoints {
+                group.lb_endpoints.truncate(1);
+            }
         }
-        let group = LocalityLbEndpoints { lb_endpoints, ..LocalityLbEndpoints::default() };
-        ClusterLoadAssignment {
-            cluster_name,
-            endpoints: vec![group],
-            ..ClusterLoadAssignment::default()
-        }
+        named
     }
 
     fn is_http2(&self) -> bool {

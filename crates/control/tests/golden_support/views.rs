@@ -317,3 +317,65 @@ spec: {{type: ExternalName, externalName: {target}}}"
     assert_eq!(domains("sample"), all(true));
     assert_eq!(domains("other"), all(false));
 }
+
+#[test]
+fn named_endpoints_are_chosen_and_told_apart_like_addresses() {
+    let entry = |resolution: &str| {
+        format!(
+            "
+kind: ServiceEntry
+metadata: {{name: database, namespace: sample}}
+spec:
+  hosts: [database.example.com]
+  resolution: {resolution}
+  location: MESH_INTERNAL
+  ports: [{{number: 80, name: http, protocol: HTTP}}]
+  endpoints:
+  - {{address: a.example.com, locality: r1/z1, labels: {{version: v1}}, serviceAccount: db}}
+  - {{address: b.example.com, locality: r1/z2, labels: {{version: v1}}, weight: 3}}
+  - {{address: c.example.com, locality: r1/z1, labels: {{version: v2}}}}"
+        )
+    };
+    let rule = "
+kind: DestinationRule
+metadata: {name: database, namespace: sample}
+spec:
+  host: database.example.com
+  trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1}}
+  subsets: [{name: v1, labels: {version: v1}}, {name: v3, labels: {version: v3}}]";
+    let of = |resolution: &str, subset: &str| {
+        let picture = picture(&[&entry(resolution), rule]);
+        let client = Proxy { locality: Locality::parse("r1/z2"), ..sidecar("sample") };
+        let name = format!("outbound|80|{subset}|database.example.com");
+        let cluster = resource(&picture, &client, ResourceType::Cluster, &name);
+        let groups = cluster["loadAssignment"]["endpoints"].as_array().cloned();
+        let groups = groups.unwrap_or_default();
+        let show = |group: &Value| {
+            let endpoints = group["lbEndpoints"].as_array().unwrap().iter();
+            let endpoints = endpoints.map(|it| {
+                let socket = &it["endpoint"]["address"]["socketAddress"];
+                let mode = &it["metadata"]["filterMetadata"]["envoy.transport_socket_match"];
+                let mode = mode["tlsMode"].as_str().unwrap_or("plain");
+                format!("{} {mode}", socket["address"].as_str().unwrap())
+            });
+            let endpoints: Vec<String> = endpoints.collect();
+            let zone = group["locality"]["zone"].as_str().unwrap_or_default();
+            let (priority, weight) = (group["priority"].as_u64(), &group["loadBalancingWeight"]);
+            format!("{zone} {} {weight}: {}", priority.unwrap_or_default(), endpoints.join(", "))
+        };
+        let groups: Vec<String> = groups.iter().map(show).collect();
+        (cluster["type"].as_str().unwrap_or("STATIC").to_owned(), groups)
+    };
+    let strict = |groups: &[&str]| {
+        (String::from("STRICT_DNS"), groups.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>())
+    };
+    let all = ["z1 1 2: a.example.com istio, c.example.com plain", "z2 0 3: b.example.com plain"];
+    assert_eq!(of("DNS", ""), strict(&all));
+    let first = ["z1 1 1: a.example.com istio", "z2 0 3: b.example.com plain"];
+    assert_eq!(of("DNS", "v1"), strict(&first));
+    assert_eq!(of("DNS", "v3"), strict(&[]));
+    // One name only, says Envoy, and at least one.
+    let one = vec![String::from("z2 0 3: b.example.com plain")];
+    assert_eq!(of("DNS_ROUND_ROBIN", "v1"), (String::from("LOGICAL_DNS"), one));
+    assert_eq!(of("DNS_ROUND_ROBIN", "v3"), (String::from("STATIC"), Vec::new()));
+}
