@@ -188,7 +188,8 @@ fn kubeconfig(port: u16, authority: &[u8]) -> String {
 /// The clusters that `helloworld` has endpoints in.
 fn clusters_of(picture: &Picture) -> BTreeSet<String> {
     let host = Host::new("helloworld.sample.svc.cluster.local");
-    let endpoints = picture.endpoints_of(&host).iter();
+    let services = picture.services_of(&host);
+    let endpoints = services.flat_map(|service| picture.endpoints_of(&service.key()));
     endpoints.map(|endpoint| endpoint.workload.cluster.to_string()).collect()
 }
 

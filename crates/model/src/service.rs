@@ -60,13 +60,32 @@ impl Visibility {
     }
 }
 
-/// Where a service was declared.
+/// Where a service was declared. What Kubernetes declares comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// A Kubernetes `Service`.
     Kubernetes,
     /// An Istio `ServiceEntry`.
     ServiceEntry,
+}
+
+/// Which service. Several objects may declare the same host, for different callers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// The name that clients use.
+    pub host: Host,
+    /// Where it was declared.
+    pub origin: Origin,
+    /// The object that declares it, or the oldest of them.
+    pub object: ObjectName,
+}
+
+impl ServiceKey {
+    /// The key that all services of a host start from.
+    pub fn first(host: &Host) -> Self {
+        let object = ObjectName::new("", "");
+        Self { host: host.clone(), origin: Origin::Kubernetes, object }
+    }
 }
 
 /// A service as the whole mesh sees it: one host, merged over the clusters that have it.
@@ -76,6 +95,8 @@ pub struct Service {
     pub host: Host,
     /// The object that declares it, in the first cluster that has it.
     pub object: ObjectName,
+    /// Younger objects that declare more of it.
+    pub additions: BTreeSet<ObjectName>,
     /// Where it was declared.
     pub origin: Origin,
     /// How endpoints are found.
@@ -103,6 +124,12 @@ pub struct Service {
 }
 
 impl Service {
+    /// Which service it is.
+    pub fn key(&self) -> ServiceKey {
+        let (host, object) = (self.host.clone(), self.object.clone());
+        ServiceKey { host, origin: self.origin, object }
+    }
+
     /// The ports that the mesh carries: those of streams, not of datagrams.
     pub fn stream_ports(&self) -> impl Iterator<Item = &ServicePort> {
         self.ports.iter().filter(|port| port.protocol != Protocol::Udp)

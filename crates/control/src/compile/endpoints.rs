@@ -95,7 +95,7 @@ fn by_locality<'a>(
     let declared = wanted.upstream.subset.is_empty() || subset.is_some();
     let port = wanted.service.port(wanted.upstream.port);
     if let (true, Some(port)) = (declared, port) {
-        for endpoint in scope.picture.endpoints_of(&wanted.service.host) {
+        for endpoint in scope.picture.endpoints_of(&wanted.service.key()) {
             let chosen =
                 subset.is_none_or(|subset| has_all(&endpoint.workload.labels, &subset.labels));
             if chosen && endpoint.port_name == port.name && is_seen(scope, wanted, endpoint) {

@@ -87,7 +87,7 @@ fn opened<'a>(scope: &Scope<'a>) -> Vec<Opened<'a>> {
     let targets = targets.and_then(|pods| pods.get(&proxy.pod));
     let listens = |number: u16| {
         let target = targets.into_iter().flatten().find(|target| {
-            let service = scope.picture.services.get(&target.host);
+            let service = scope.picture.services.get(&target.service);
             service.and_then(|it| it.port(number)).is_some_and(|port| port.name == target.port_name)
         });
         target.map_or(number, |target| target.port)

@@ -47,13 +47,13 @@ fn served(scope: &Scope<'_>) -> BTreeMap<u16, Served> {
     let mut ports: BTreeMap<u16, Served> = BTreeMap::new();
     let pods = scope.picture.targets.get(&scope.proxy.cluster);
     for target in pods.and_then(|pods| pods.get(&scope.proxy.pod)).into_iter().flatten() {
-        let service = scope.picture.services.get(&target.host);
+        let service = scope.picture.services.get(&target.service);
         let port = service
             .and_then(|service| service.ports.iter().find(|port| port.name == target.port_name));
         let Some(port) = port.filter(|port| port.protocol != Protocol::Udp) else { continue };
         ports.entry(target.port).or_insert_with(|| Served {
             protocol: port.protocol,
-            name: format!("{}:{}", target.host, port.number),
+            name: format!("{}:{}", target.service.host, port.number),
         });
     }
     ports

@@ -111,7 +111,7 @@ enum Place {
 
 fn places(scope: &Scope<'_>, service: &Service) -> Vec<Place> {
     if service.is_headless() {
-        let endpoints = scope.picture.endpoints_of(&service.host);
+        let endpoints = scope.picture.endpoints_of(&service.key());
         let ips = endpoints.iter().filter_map(|endpoint| match &endpoint.address {
             // Clients can only have chosen an address that they reach.
             Address::Ip(ip) if scope.proxy.network.reaches(&endpoint.workload.network) => Some(*ip),

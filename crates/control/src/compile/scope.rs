@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tombolo_crds::networking::service_entry::Sidecar;
 use tombolo_crds::networking::virtual_service::VirtualService;
-use tombolo_model::id::Host;
+use tombolo_model::id::{Host, ObjectName};
 use tombolo_model::port::ServicePort;
-use tombolo_model::service::{Resolution, Service};
+use tombolo_model::service::{Origin, Resolution, Service};
 
 use crate::compile::nearness;
 use crate::index::config::Configured;
@@ -39,9 +39,16 @@ impl<'a> Scope<'a> {
             service.visibility.includes(proxy.namespace())
                 && imports.as_ref().is_none_or(|imports| imports.include(service))
         };
-        let visible = picture.services.iter().filter(|(_, service)| visible(service));
-        let (names, services): (BTreeMap<_, _>, _) =
-            visible.partition(|(_, service)| matches!(service.resolution, Resolution::Alias(_)));
+        let mut chosen: BTreeMap<&Host, &Arc<Service>> = BTreeMap::new();
+        for service in picture.services.values().filter(|service| visible(service)) {
+            let first = chosen.entry(&service.host).or_insert(service);
+            if rank(service, proxy) < rank(first, proxy) {
+                *first = service;
+            }
+        }
+        let (names, services): (BTreeMap<_, _>, _) = chosen
+            .into_iter()
+            .partition(|(_, service)| matches!(service.resolution, Resolution::Alias(_)));
         let aliases = BTreeMap::new();
         let mut scope = Self { picture, proxy, services, aliases, sidecar, imports };
         for (host, name) in names {
@@ -74,10 +81,11 @@ impl<'a> Scope<'a> {
             if let Some(service) = self.services.get(host) {
                 return Some(service);
             }
-            match &self.picture.services.get(host)?.resolution {
-                Resolution::Alias(target) => host = target,
-                _ => return None,
-            }
+            host =
+                self.picture.services_of(host).find_map(|service| match &service.resolution {
+                    Resolution::Alias(target) => Some(target),
+                    _ => None,
+                })?;
         }
         None
     }
@@ -95,6 +103,13 @@ impl<'a> Scope<'a> {
         let policy = own.unwrap_or(&self.picture.mesh.config.outbound_traffic_policy);
         policy.mode == OutboundMode::AllowAny
     }
+}
+
+/// Which of the services with the same host a proxy calls: the first by this, which is that of its
+/// own namespace before that of Kubernetes before others; the oldest of each.
+fn rank<'a>(service: &'a Service, proxy: &Proxy) -> (bool, Origin, i64, &'a ObjectName) {
+    let foreign = *service.object.namespace != *proxy.namespace();
+    (foreign, service.origin, service.created, &service.object)
 }
 
 /// The Sidecar object for a proxy: one that selects it before one of its namespace before one of

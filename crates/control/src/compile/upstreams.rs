@@ -342,7 +342,7 @@ impl Called<'_> {
         if !mesh.enable_auto_mtls || self.service.external {
             return false;
         }
-        let endpoints = scope.picture.endpoints_of(&self.service.host);
+        let endpoints = scope.picture.endpoints_of(&self.service.key());
         if self.discovery(scope) == DiscoveryType::OriginalDst {
             // The endpoint is not chosen from a list, so all of them must be able to.
             let all = endpoints.iter().all(|endpoint| endpoint.workload.mutual_tls);
@@ -379,7 +379,7 @@ impl Called<'_> {
 
     /// Who may answer: the identities of the service's endpoints in all clusters.
     fn identities(&self, scope: &Scope<'_>) -> BTreeSet<String> {
-        let endpoints = scope.picture.endpoints_of(&self.service.host).iter();
+        let endpoints = scope.picture.endpoints_of(&self.service.key()).iter();
         let of_endpoints =
             endpoints.filter_map(|it| it.workload.identity.as_ref().map(ToString::to_string));
         of_endpoints.chain(self.service.declared_identities.iter().cloned()).collect()

@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tombolo_crds::networking::service_entry::{ServiceEntry, WorkloadEntry};
+use tombolo_crds::networking::service_entry::{ServiceEntry, ServiceEntryPort, WorkloadEntry};
 use tombolo_model::endpoint::{Address, Endpoint, Health, Locality, Workload};
 use tombolo_model::id::{ClusterId, Host, NetworkId, ObjectName};
 use tombolo_model::identity::Identity;
-use tombolo_model::service::{Origin, Resolution, Service};
+use tombolo_model::service::{Origin, Resolution, Service, ServiceKey};
 
 use crate::index::config::{Config, Configured};
 use crate::index::live::{ClusterObjects, Live};
 use crate::index::locality;
 use crate::index::networks::{NETWORK_LABEL, Networks};
 use crate::index::objects::{PodObject, SliceEndpoint};
+use crate::index::services;
 
 type Workloads = BTreeMap<ClusterId, BTreeMap<ObjectName, Arc<Workload>>>;
 
@@ -83,25 +84,26 @@ fn place_labels(
 /// The endpoints of all services, sorted, each once.
 pub(crate) fn of(
     live: &Live,
-    services: &BTreeMap<Host, Service>,
+    services: &BTreeMap<ServiceKey, Service>,
     config: &Config,
     workloads: &Workloads,
     networks: &Networks,
-) -> BTreeMap<Host, Vec<Endpoint>> {
-    let mut found: BTreeMap<Host, BTreeSet<Endpoint>> = BTreeMap::new();
+) -> BTreeMap<ServiceKey, Vec<Endpoint>> {
+    let mut found: BTreeMap<ServiceKey, BTreeSet<Endpoint>> = BTreeMap::new();
     for (cluster, objects) in live.clusters() {
         let none = BTreeMap::new();
         let pods = workloads.get(cluster).unwrap_or(&none);
         for slice in objects.slices.values() {
-            let host = Host::of_service(&slice.service, &slice.name.namespace, &live.domain);
-            if !services.contains_key(&host) {
+            let namespace = slice_namespace(slice);
+            let host = Host::of_service(&slice.service, namespace, &live.domain);
+            let service =
+                services::of_kubernetes(&host, &ObjectName::new(namespace, &slice.service));
+            if !services.contains_key(&service) {
                 continue;
             }
-            let endpoints = found.entry(host).or_default();
+            let endpoints = found.entry(service).or_default();
             for endpoint in &slice.endpoints {
-                let Some(workload) =
-                    workload(endpoint, cluster, slice_namespace(slice), pods, networks)
-                else {
+                let Some(workload) = workload(endpoint, cluster, namespace, pods, networks) else {
                     continue;
                 };
                 for address in &endpoint.addresses {
@@ -123,15 +125,16 @@ pub(crate) fn of(
     let entries = Entries { live, config, workloads, networks };
     for entry in &config.service_entries {
         for host in entry.spec.hosts.iter().map(|name| Host::new(name)) {
-            let declared = services
-                .get(&host)
-                .filter(|it| it.origin == Origin::ServiceEntry && it.object == entry.name);
+            let declared = services::of_host(services, &host)
+                .filter(|it| it.origin == Origin::ServiceEntry)
+                .find(|it| it.object == entry.name || it.additions.contains(&entry.name));
             if let Some(service) = declared {
-                found.entry(host).or_default().extend(entries.endpoints(entry, service));
+                let endpoints = entries.endpoints(entry, service);
+                found.entry(service.key()).or_default().extend(endpoints);
             }
         }
     }
-    found.into_iter().map(|(host, endpoints)| (host, endpoints.into_iter().collect())).collect()
+    found.into_iter().map(|(key, endpoints)| (key, endpoints.into_iter().collect())).collect()
 }
 
 fn slice_namespace(slice: &crate::index::objects::SliceObject) -> &str {
@@ -183,10 +186,11 @@ struct Entries<'a> {
 impl Entries<'_> {
     fn endpoints(&self, entry: &Configured<ServiceEntry>, service: &Service) -> Vec<Endpoint> {
         let spec = &entry.spec;
+        let ports = ports(entry, service);
         let mut found = Vec::new();
         let place = |at: &WorkloadEntry, name: &ObjectName, found: &mut Vec<Endpoint>| {
             let workload = Arc::new(self.of_entry(at, name, service.external));
-            for port in &spec.ports {
+            for port in &ports {
                 let number =
                     at.ports.get(&port.name).copied().or(port.target_port).unwrap_or(port.number);
                 found.push(Endpoint {
@@ -210,7 +214,7 @@ impl Entries<'_> {
                     place(&other.spec, &other.name, &mut found);
                 }
             }
-            self.select_pods(entry, &selector.labels, &mut found);
+            self.select_pods(entry, &ports, &selector.labels, &mut found);
         }
         let by_name = matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
         if found.is_empty() && by_name && spec.workload_selector.is_none() {
@@ -226,6 +230,7 @@ impl Entries<'_> {
     fn select_pods(
         &self,
         entry: &Configured<ServiceEntry>,
+        ports: &[&ServiceEntryPort],
         selector: &BTreeMap<String, String>,
         found: &mut Vec<Endpoint>,
     ) {
@@ -239,7 +244,7 @@ impl Entries<'_> {
                 else {
                     continue;
                 };
-                for port in &entry.spec.ports {
+                for port in ports {
                     found.push(Endpoint {
                         port_name: port.name.clone(),
                         address: Address::Ip(*ip),
@@ -283,6 +288,14 @@ impl Entries<'_> {
             node: String::new(),
         }
     }
+}
+
+/// The ports of an entry, without those that an older one declares in another way.
+fn ports<'a>(entry: &'a Configured<ServiceEntry>, service: &Service) -> Vec<&'a ServiceEntryPort> {
+    let is_declared = |port: &&ServiceEntryPort| {
+        service.ports.iter().any(|it| it.number == port.number && it.name == port.name)
+    };
+    entry.spec.ports.iter().filter(is_declared).collect()
 }
 
 fn address(text: &str) -> Address {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tombolo_model::endpoint::{Endpoint, Workload};
 use tombolo_model::id::{ClusterId, Host, ObjectName};
-use tombolo_model::service::Service;
+use tombolo_model::service::{Service, ServiceKey};
 
 use crate::diagnostic::Diagnostic;
 use crate::index::config::{self, Config};
@@ -22,7 +22,7 @@ pub struct Target {
     /// The port that the application listens on.
     pub port: u16,
     /// The service.
-    pub host: Host,
+    pub service: ServiceKey,
     /// The name of the service's port.
     pub port_name: String,
 }
@@ -36,10 +36,10 @@ pub struct Picture {
     pub domain: String,
     /// The mesh's settings.
     pub mesh: Arc<MeshSettings>,
-    /// The services by host.
-    pub services: BTreeMap<Host, Arc<Service>>,
-    /// The endpoints by host, sorted. Hosts without any are missing.
-    pub endpoints: BTreeMap<Host, Arc<Vec<Endpoint>>>,
+    /// The services.
+    pub services: BTreeMap<ServiceKey, Arc<Service>>,
+    /// Their endpoints, sorted. Services without any are missing.
+    pub endpoints: BTreeMap<ServiceKey, Arc<Vec<Endpoint>>>,
     /// How networks are entered.
     pub gateways: Arc<BTreeSet<NetworkGateway>>,
     /// The pods by cluster.
@@ -80,11 +80,11 @@ impl Picture {
 
     /// Takes over from `old` what is equal, so that it is held once and compared by address.
     pub fn share_with(mut self, old: &Self) -> Self {
-        for (host, service) in &mut self.services {
-            keep(service, old.services.get(host));
+        for (key, service) in &mut self.services {
+            keep(service, old.services.get(key));
         }
-        for (host, endpoints) in &mut self.endpoints {
-            keep(endpoints, old.endpoints.get(host));
+        for (key, endpoints) in &mut self.endpoints {
+            keep(endpoints, old.endpoints.get(key));
         }
         keep(&mut self.gateways, Some(&old.gateways));
         keep(&mut self.config, Some(&old.config));
@@ -92,9 +92,14 @@ impl Picture {
         self
     }
 
-    /// The endpoints of a host.
-    pub fn endpoints_of(&self, host: &Host) -> &[Endpoint] {
-        self.endpoints.get(host).map_or(&[], |endpoints| endpoints.as_slice())
+    /// The services of a host, what Kubernetes declares first.
+    pub fn services_of(&self, host: &Host) -> impl Iterator<Item = &Arc<Service>> {
+        services::of_host(&self.services, host)
+    }
+
+    /// The endpoints of a service.
+    pub fn endpoints_of(&self, service: &ServiceKey) -> &[Endpoint] {
+        self.endpoints.get(service).map_or(&[], |endpoints| endpoints.as_slice())
     }
 }
 
@@ -104,21 +109,21 @@ fn keep<T: PartialEq>(new: &mut Arc<T>, old: Option<&Arc<T>>) {
     }
 }
 
-fn share<T>(map: BTreeMap<Host, T>) -> BTreeMap<Host, Arc<T>> {
-    map.into_iter().map(|(host, value)| (host, Arc::new(value))).collect()
+fn share<T>(map: BTreeMap<ServiceKey, T>) -> BTreeMap<ServiceKey, Arc<T>> {
+    map.into_iter().map(|(key, value)| (key, Arc::new(value))).collect()
 }
 
 fn targets(
-    endpoints: &BTreeMap<Host, Vec<Endpoint>>,
+    endpoints: &BTreeMap<ServiceKey, Vec<Endpoint>>,
 ) -> BTreeMap<ClusterId, BTreeMap<ObjectName, BTreeSet<Target>>> {
     let mut targets: BTreeMap<ClusterId, BTreeMap<ObjectName, BTreeSet<Target>>> = BTreeMap::new();
-    for (host, endpoints) in endpoints {
+    for (service, endpoints) in endpoints {
         for endpoint in endpoints {
             let workload = &endpoint.workload;
             let pods = targets.entry(workload.cluster.clone()).or_default();
             pods.entry(workload.object.clone()).or_default().insert(Target {
                 port: endpoint.port,
-                host: host.clone(),
+                service: service.clone(),
                 port_name: endpoint.port_name.clone(),
             });
         }

@@ -2,6 +2,9 @@
 //!
 //! The first cluster that has a host supplies ports and settings: the config cluster, then the
 //! others by name. Later clusters add only their own virtual addresses and identities.
+//!
+//! Service entries of one namespace that declare the same host in the same way add up to one
+//! service. Others are services of their own, among which each proxy has its choice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,9 +12,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tombolo_crds::mesh_config::MeshConfig;
 use tombolo_crds::networking::service_entry::{EntryResolution, Location, ServiceEntry};
-use tombolo_model::id::Host;
+use tombolo_model::id::{Host, ObjectName};
 use tombolo_model::port::{Protocol, ServicePort};
-use tombolo_model::service::{Origin, Resolution, Service, Visibility};
+use tombolo_model::service::{Origin, Resolution, Service, ServiceKey, Visibility};
 
 use crate::diagnostic::Diagnostic;
 use crate::index::config::{Config, Configured};
@@ -23,14 +26,14 @@ pub(crate) fn of(
     live: &Live,
     config: &Config,
     diagnostics: &mut Vec<Diagnostic>,
-) -> BTreeMap<Host, Service> {
+) -> BTreeMap<ServiceKey, Service> {
     let mesh = &live.mesh.config;
-    let mut services: BTreeMap<Host, Service> = BTreeMap::new();
+    let mut services: BTreeMap<ServiceKey, Service> = BTreeMap::new();
     for (cluster, objects) in live.clusters() {
         for object in objects.services.values() {
             let host = Host::of_service(&object.name.name, &object.name.namespace, &live.domain);
             let service = services
-                .entry(host.clone())
+                .entry(of_kubernetes(&host, &object.name))
                 .or_insert_with(|| from_kubernetes(host, object, live, mesh));
             service.declared_identities.extend(declared_identities(object, mesh));
             if !object.cluster_ips.is_empty() {
@@ -42,6 +45,20 @@ pub(crate) fn of(
         add_entry(entry, live, &mut services, diagnostics);
     }
     services
+}
+
+/// The key of a service that Kubernetes declares.
+pub(crate) fn of_kubernetes(host: &Host, object: &ObjectName) -> ServiceKey {
+    ServiceKey { host: host.clone(), origin: Origin::Kubernetes, object: object.clone() }
+}
+
+/// The services of a host, what Kubernetes declares first.
+pub(crate) fn of_host<'a, T>(
+    services: &'a BTreeMap<ServiceKey, T>,
+    host: &Host,
+) -> impl Iterator<Item = &'a T> {
+    let of = services.range(ServiceKey::first(host)..);
+    of.take_while(move |(key, _)| key.host == *host).map(|(_, service)| service)
 }
 
 fn from_kubernetes(host: Host, object: &ServiceObject, live: &Live, mesh: &MeshConfig) -> Service {
@@ -62,6 +79,7 @@ fn from_kubernetes(host: Host, object: &ServiceObject, live: &Live, mesh: &MeshC
         cluster_local: is_cluster_local(&host, live),
         host,
         object: object.name.clone(),
+        additions: BTreeSet::new(),
         origin: Origin::Kubernetes,
         resolution,
         external: object.external_name.is_some(),
@@ -111,7 +129,7 @@ fn is_cluster_local(host: &Host, live: &Live) -> bool {
 fn add_entry(
     entry: &Configured<ServiceEntry>,
     live: &Live,
-    services: &mut BTreeMap<Host, Service>,
+    services: &mut BTreeMap<ServiceKey, Service>,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     let mut report = |message: String| {
@@ -131,20 +149,61 @@ fn add_entry(
     }
     for name in &entry.spec.hosts {
         let host = Host::new(name);
-        if let Some(first) = services.get(&host) {
-            report(format!(
-                "host `{host}` is already declared by {:?} {}, which wins",
-                first.origin, first.object
-            ));
-            continue;
-        }
         let service = from_entry(host.clone(), entry, live, addresses.clone());
         if host.is_wildcard() && service.resolution == Resolution::Dns {
             report(format!("host `{host}` is a wildcard, which DNS cannot resolve: left out"));
             continue;
         }
-        services.insert(host, service);
+        let older = services.range_mut(ServiceKey::first(&host)..);
+        let older = older.take_while(|(key, _)| key.host == host).map(|(_, service)| service);
+        let mut older: Vec<&mut Service> =
+            older.filter(|it| it.object.namespace == service.object.namespace).collect();
+        if let Some(whole) = older.iter_mut().find(|it| adds_to(&service, it)) {
+            for port in add(whole, service) {
+                report(format!(
+                    "port {} ({}) of host `{host}` is already declared by {}, which wins",
+                    port.number, port.name, whole.object
+                ));
+            }
+            continue;
+        }
+        if let Some(first) = older.first() {
+            report(format!(
+                "host `{host}` is already declared by {:?} {}, which wins where both can be seen",
+                first.origin, first.object
+            ));
+        }
+        services.insert(service.key(), service);
     }
+}
+
+/// Whether a service is more of an older one of the same namespace: found, placed and seen alike.
+fn adds_to(service: &Service, older: &Service) -> bool {
+    older.origin == service.origin
+        && older.resolution == service.resolution
+        && older.external == service.external
+        && older.visibility == service.visibility
+}
+
+/// Adds a service to an older one, and returns the ports whose number or name is taken.
+fn add(older: &mut Service, service: Service) -> Vec<ServicePort> {
+    let mut left = Vec::new();
+    for port in service.ports {
+        let mut ports = older.ports.iter();
+        match ports.find(|it| it.number == port.number || it.name == port.name) {
+            None => older.ports.push(port),
+            Some(taken) if *taken == port => (),
+            Some(_) => left.push(port),
+        }
+    }
+    for address in service.default_addresses {
+        if !older.default_addresses.contains(&address) {
+            older.default_addresses.push(address);
+        }
+    }
+    older.declared_identities.extend(service.declared_identities);
+    older.additions.insert(service.object);
+    left
 }
 
 fn from_entry(
@@ -171,6 +230,7 @@ fn from_entry(
         cluster_local: is_cluster_local(&host, live),
         host,
         object: entry.name.clone(),
+        additions: BTreeSet::new(),
         origin: Origin::ServiceEntry,
         resolution: match spec.resolution {
             EntryResolution::None => Resolution::Passthrough,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tombolo_model::id::{ClusterId, Host, ObjectName};
-use tombolo_model::service::Resolution;
+use tombolo_model::service::{Resolution, ServiceKey};
 
 use crate::compile::ScopeKey;
 use crate::compile::resource::ResourceType;
@@ -156,22 +156,23 @@ fn changes(old: &Picture, new: &Picture) -> Changes {
     }
     let endpoints = different(&old.endpoints, &new.endpoints);
     // Endpoints that do not come by EDS are in upstreams and listeners.
-    let inline = |host: &Host| {
-        new.services.get(host).is_some_and(|it| it.resolution != Resolution::Endpoints)
+    let inline = |key: &ServiceKey| {
+        new.services.get(key).is_some_and(|it| it.resolution != Resolution::Endpoints)
     };
     if endpoints.iter().any(inline) {
         return Changes::everything();
     }
     // The identities of endpoints are in the upstream itself.
-    let identities = |picture: &Picture, host: &Host| -> BTreeSet<String> {
-        let of = picture.endpoints_of(host).iter();
+    let identities = |picture: &Picture, key: &ServiceKey| -> BTreeSet<String> {
+        let of = picture.endpoints_of(key).iter();
         of.filter_map(|it| it.workload.identity.as_ref().map(ToString::to_string)).collect()
     };
-    if endpoints.iter().any(|host| identities(old, host) != identities(new, host)) {
+    if endpoints.iter().any(|key| identities(old, key) != identities(new, key)) {
         return Changes::everything();
     }
     let mut pods = in_clusters(&old.workloads, &new.workloads);
     pods.extend(in_clusters(&old.targets, &new.targets));
+    let endpoints = endpoints.into_iter().map(|key| key.host).collect();
     Changes { everything: false, endpoints, pods }
 }
 

@@ -238,15 +238,15 @@ impl Debug {
     fn endpoints(&self) -> Value {
         let picture = self.publisher.latest().picture.clone();
         let mut all: BTreeMap<String, BTreeMap<String, Value>> = BTreeMap::new();
-        for (host, endpoints) in &picture.endpoints {
-            let namespace = picture
-                .services
-                .get(host)
-                .map(|service| service.object.namespace.to_string())
-                .unwrap_or_default();
+        let mut by_namespace: BTreeMap<(&str, &str), Vec<&Endpoint>> = BTreeMap::new();
+        for (service, endpoints) in &picture.endpoints {
+            let of = by_namespace.entry((service.host.as_str(), &service.object.namespace));
+            of.or_default().extend(endpoints.iter());
+        }
+        for ((host, namespace), endpoints) in by_namespace {
             let mut shards: BTreeMap<String, Vec<Value>> = BTreeMap::new();
             let mut accounts: Vec<String> = Vec::new();
-            for endpoint in endpoints.iter() {
+            for endpoint in endpoints {
                 let shard = format!("Kubernetes/{}", endpoint.workload.cluster);
                 shards.entry(shard).or_default().push(endpoint_state(endpoint));
                 accounts.extend(endpoint.workload.identity.as_ref().map(ToString::to_string));
@@ -254,7 +254,7 @@ impl Debug {
             accounts.sort();
             accounts.dedup();
             let value = json!({"Shards": shards, "ServiceAccounts": accounts});
-            all.entry(host.as_str().to_owned()).or_default().insert(namespace, value);
+            all.entry(host.to_owned()).or_default().insert(namespace.to_owned(), value);
         }
         json!(all)
     }

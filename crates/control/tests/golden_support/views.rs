@@ -379,3 +379,85 @@ spec:
     assert_eq!(of("DNS_ROUND_ROBIN", "v1"), (String::from("LOGICAL_DNS"), one));
     assert_eq!(of("DNS_ROUND_ROBIN", "v3"), (String::from("STATIC"), Vec::new()));
 }
+
+/// A service entry of `host` with one endpoint on each port.
+fn entry(name: &str, namespace: &str, host: &str, ports: &str, address: &str) -> String {
+    format!(
+        "
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  hosts: [{host}]
+  resolution: STATIC
+  location: MESH_INTERNAL
+  ports: [{ports}]
+  endpoints: [{{address: {address}}}]"
+    )
+}
+
+#[test]
+fn each_proxy_has_its_choice_of_services_with_the_same_host() {
+    const PORT: &str = "{number: 80, name: http, protocol: HTTP}";
+    let host = "shared.example.com";
+    let reviews = "reviews.sample.svc.cluster.local";
+    let made = |entry: String, day: u8| {
+        let at = format!("metadata: {{creationTimestamp: '2026-01-0{day}T00:00:00Z', ");
+        entry.replace("metadata: {", &at)
+    };
+    let private = |entry: String| entry.replace("spec:", "spec:\n  exportTo: [.]");
+    let slice = "
+kind: EndpointSlice
+addressType: IPv4
+metadata: {name: reviews, namespace: sample, labels: {kubernetes.io/service-name: reviews}}
+endpoints: [{addresses: [10.2.0.9]}]
+ports: [{name: http, port: 80, protocol: TCP}]";
+    let picture = picture(&[
+        &made(private(entry("own", "a", host, PORT, "10.2.0.1")), 1),
+        &made(entry("younger", "b", host, PORT, "10.2.0.2"), 3),
+        &made(entry("older", "c", host, PORT, "10.2.0.3"), 2),
+        &made(entry("reviews", "b", reviews, PORT, "10.2.0.4"), 1),
+        REVIEWS,
+        slice,
+    ]);
+    let of = |namespace: &str, host: &str| {
+        let name = format!("outbound|80||{host}");
+        addresses(&resource(&picture, &sidecar(namespace), ResourceType::Endpoint, &name))
+    };
+    assert_eq!(of("a", host), ["10.2.0.1:80"], "its own");
+    assert_eq!(of("b", host), ["10.2.0.2:80"], "its own, though younger");
+    assert_eq!(of("d", host), ["10.2.0.3:80"], "the oldest that it may see");
+    assert_eq!(of("b", reviews), ["10.2.0.4:80"], "its own before Kubernetes'");
+    assert_eq!(of("d", reviews), ["10.2.0.9:80"], "Kubernetes' before older ones");
+    assert_eq!(picture.diagnostics, Vec::new().into());
+}
+
+#[test]
+fn service_entries_of_one_namespace_add_up() {
+    let http = "{number: 80, name: http, protocol: HTTP}";
+    let more = "{number: 80, name: http, protocol: HTTP}, {number: 81, name: admin, protocol: TCP}";
+    let taken = "{number: 80, name: tcp, protocol: TCP}, {number: 82, name: http, protocol: HTTP}";
+    let entry = |name, ports, address| entry(name, "sample", "shared.example.com", ports, address);
+    let picture = picture(&[
+        &entry("a", http, "10.2.0.1"),
+        &entry("b", more, "10.2.0.2"),
+        &entry("c", taken, "10.2.0.3"),
+        &entry("d", http, "10.2.0.4").replace("MESH_INTERNAL", "MESH_EXTERNAL"),
+    ]);
+    let of = |port: u16| {
+        let name = format!("outbound|{port}||shared.example.com");
+        addresses(&resource(&picture, &sidecar("sample"), ResourceType::Endpoint, &name))
+    };
+    assert_eq!(of(80), ["10.2.0.1:80", "10.2.0.2:80"]);
+    assert_eq!(of(81), ["10.2.0.2:81"]);
+    assert_eq!(of(82), Vec::<String>::new());
+    let messages: Vec<&str> = picture.diagnostics.iter().map(|it| it.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "port 80 (tcp) of host `shared.example.com` is already declared by sample/a, which wins",
+            "port 82 (http) of host `shared.example.com` is already declared by sample/a, which wins",
+            "host `shared.example.com` is already declared by ServiceEntry sample/a, which wins where \
+             both can be seen",
+        ]
+    );
+}
