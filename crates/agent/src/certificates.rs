@@ -3,6 +3,8 @@
 //! *Guarantees*: the key never leaves the process; a certificate that works is kept until its
 //! successor is there; the roots follow the mounted file and what the authority sends along.
 
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,8 +25,8 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 
 use crate::settings::Settings;
 
-/// How often the mounted roots are looked at. The kubelet itself takes up to a minute.
-const ROOTS_EVERY: Duration = Duration::from_secs(5);
+/// How often the mounted files are looked at. The kubelet itself takes up to a minute.
+const FILES_EVERY: Duration = Duration::from_secs(5);
 /// How long the authority may take.
 const ANSWER: Duration = Duration::from_secs(10);
 /// By how much of the lifetime the time of renewal varies, so that not all workloads come at once.
@@ -35,7 +37,7 @@ const JITTER: f64 = 0.01;
 pub enum Error {
     #[error("read {path}")]
     Read { path: String, source: std::io::Error },
-    #[error("use the roots in {path}")]
+    #[error("use {path}")]
     Roots { path: String, source: tombolo_tls::roots::Error },
     #[error("use the roots for the connection to {0}")]
     Client(String, #[source] serving::Error),
@@ -62,13 +64,21 @@ pub struct Keeper {
     credentials: Arc<Credentials>,
     /// Roots that came with the last certificate.
     sent_roots: String,
-    file_roots: String,
+    files: Mounted,
+}
+
+/// What is mounted for the proxy to trust by.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Mounted {
+    roots: String,
+    /// A mesh without revocations has none.
+    revocations: Option<String>,
 }
 
 impl Keeper {
     /// A keeper that has nothing yet.
     pub fn new(settings: Arc<Settings>, credentials: Arc<Credentials>) -> Self {
-        Self { settings, credentials, sent_roots: String::new(), file_roots: String::new() }
+        Self { settings, credentials, sent_roots: String::new(), files: Mounted::default() }
     }
 
     /// Asks and renews until the future is dropped. `blocker` goes with the first certificate.
@@ -77,12 +87,12 @@ impl Keeper {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut renew_at = SystemTime::now();
         loop {
-            if let Err(error) = self.read_roots() {
-                tracing::warn!(error = %chain(&error), "roots cannot be read");
+            if let Err(error) = self.read_files() {
+                tracing::warn!(error = %chain(&error), "trust stays as it is");
             }
             if SystemTime::now() < renew_at {
                 let left = renew_at.duration_since(SystemTime::now()).unwrap_or_default();
-                tokio::time::sleep(left.min(ROOTS_EVERY)).await;
+                tokio::time::sleep(left.min(FILES_EVERY)).await;
                 continue;
             }
             match self.renew().await {
@@ -105,31 +115,43 @@ impl Keeper {
         }
     }
 
-    /// Trusts the mounted roots and those that the authority sent.
-    fn read_roots(&mut self) -> Result<(), Error> {
-        let path = &self.settings.files.root;
-        let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Read { path: shown.clone(), source })?;
-        if text == self.file_roots && self.credentials.bundle().is_some() {
+    /// Trusts the mounted roots and those that the authority sent, but nothing that was revoked.
+    fn read_files(&mut self) -> Result<(), Error> {
+        let read = |path: &Path| {
+            std::fs::read_to_string(path)
+                .map_err(|source| Error::Read { path: path.display().to_string(), source })
+        };
+        let files = &self.settings.files;
+        let roots = read(&files.root)?;
+        let revocations = match read(&files.revocations) {
+            Ok(text) => Some(text),
+            Err(Error::Read { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let files = Mounted { roots, revocations };
+        if files == self.files && self.credentials.bundle().is_some() {
             return Ok(());
         }
-        self.trust(&text, &shown)?;
-        self.file_roots = text;
+        self.trust(&files)?;
+        self.files = files;
         Ok(())
     }
 
-    fn trust(&self, file_roots: &str, path: &str) -> Result<(), Error> {
-        let all = format!("{file_roots}\n{}", self.sent_roots);
-        let unusable = |source| Error::Roots { path: path.to_owned(), source };
-        let mut bundle = Bundle::for_any(Roots::from_pem(&all).map_err(unusable)?);
-        // A mesh without revocations has no such file.
-        if let Ok(revocations) = std::fs::read_to_string(&self.settings.files.revocations) {
-            bundle = bundle.with_revocations(&revocations).map_err(unusable)?;
+    fn trust(&self, files: &Mounted) -> Result<(), Error> {
+        let all = format!("{}\n{}", files.roots, self.sent_roots);
+        let unusable = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| Error::Roots { path, source }
+        };
+        let paths = &self.settings.files;
+        let roots = Roots::from_pem(&all).map_err(unusable(&paths.root))?;
+        let mut bundle = Bundle::for_any(roots);
+        if let Some(revocations) = &files.revocations {
+            bundle = bundle.with_revocations(revocations).map_err(unusable(&paths.revocations))?;
         }
         let fingerprints = bundle.fingerprints();
         self.credentials.set_bundle(bundle);
-        tracing::info!(?fingerprints, "roots changed");
+        tracing::info!(?fingerprints, revocations = files.revocations.is_some(), "trust changed");
         Ok(())
     }
 
@@ -166,8 +188,7 @@ impl Keeper {
         let identity = Identity::new(&chain, key)?;
         if root != self.sent_roots {
             self.sent_roots = root;
-            let path = self.settings.files.root.display().to_string();
-            self.trust(&self.file_roots.clone(), &path)?;
+            self.trust(&self.files)?;
         }
         Ok(identity)
     }
