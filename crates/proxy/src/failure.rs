@@ -46,6 +46,10 @@ pub struct Failure {
     pub kind: Kind,
     /// What the transport said, for the access log.
     pub transport: Option<String>,
+    /// Whether the upstream certainly did nothing: it never got the request, or the request asks
+    /// for nothing to be done (RFC 9110, section 9.2.1) and went out on a connection that ended as
+    /// kept ones do.
+    pub untouched: bool,
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -53,16 +57,21 @@ pub struct Failure {
 impl Failure {
     /// A failure without a further cause.
     pub fn new(kind: Kind) -> Self {
-        Self { kind, transport: None, source: None }
+        Self { kind, transport: None, untouched: false, source: None }
     }
 
     /// A failure of the transport, with its text.
     pub fn transport(kind: Kind, text: impl Into<String>) -> Self {
-        Self { kind, transport: Some(text.into()), source: None }
+        Self { transport: Some(text.into()), ..Self::new(kind) }
     }
 }
 
 impl Kind {
+    /// Whether the endpoint is to blame: not what the client did, nor our own limits.
+    pub fn is_of_endpoint(self) -> bool {
+        !matches!(self, Self::Overflow | Self::Downstream | Self::MaxDuration)
+    }
+
     /// Envoy's response flag for the access log, and the HTTP status of the answer.
     pub fn response(self) -> (Flags, u16) {
         match self {

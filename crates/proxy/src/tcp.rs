@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rand::RngExt;
 use tokio::io::AsyncWriteExt;
@@ -20,6 +21,9 @@ use crate::observe::metrics::{Labels, Reporter, TcpSeries, Workload};
 use crate::observe::record::Record;
 use crate::stream::io::Io;
 use crate::stream::relay::{End, relay};
+
+/// How long the end of a connection may take to be sent: a client need not read it.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Serves a connection until it ends, and logs it.
 pub async fn serve(connection: &Arc<Connection>, settings: &TcpSettings, mut io: Io) {
@@ -70,7 +74,7 @@ pub async fn serve(connection: &Arc<Connection>, settings: &TcpSettings, mut io:
         }
     }
     // The client may have gone first; there is nobody left to tell then.
-    drop(io.shutdown().await);
+    drop(tokio::time::timeout(GOODBYE, io.shutdown()).await);
     record.duration = started.elapsed();
     connection.log(&record);
 }

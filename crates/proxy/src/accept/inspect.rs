@@ -12,8 +12,8 @@ use crate::accept::detect::{Detected, detect};
 use crate::accept::hello::{self, Reading};
 use crate::stream::io::Sniffed;
 
-/// A client that has begun a TLS hello must finish it within this time.
-const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// A client that has begun a TLS hello or a request line must go on within this time.
+const BEGUN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What to look for.
 #[derive(Clone, Copy, Debug)]
@@ -63,21 +63,18 @@ pub async fn inspect(mut tcp: TcpStream, wanted: Wanted) -> Result<(Sniffed, See
         Some(readable) => readable?,
     }
     let mut bytes = BytesMut::with_capacity(1024);
-    let mut hello_begun = false;
+    let (mut hello_begun, mut line_begun) = (false, false);
     loop {
         let read = match by(deadline, tcp.read_buf(&mut bytes)).await {
             Some(read) => read?,
-            None if wanted.continue_on_timeout && !hello_begun => break,
+            None if (wanted.continue_on_timeout || line_begun) && !hello_begun => break,
             None => return Err(Refused::Silent),
         };
         if wanted.tls {
             match hello::read(&bytes) {
                 Reading::Incomplete if read == 0 => return Err(Refused::Closed),
                 Reading::Incomplete => {
-                    if !std::mem::replace(&mut hello_begun, true) {
-                        let latest = Instant::now() + HELLO_DEADLINE;
-                        deadline = Some(deadline.map_or(latest, |deadline| deadline.min(latest)));
-                    }
+                    begin(&mut hello_begun, &mut deadline);
                     bytes.reserve(1024);
                     continue;
                 }
@@ -96,7 +93,10 @@ pub async fn inspect(mut tcp: TcpStream, wanted: Wanted) -> Result<(Sniffed, See
         }
         match detect(&bytes) {
             Detected::Incomplete if read == 0 => break,
-            Detected::Incomplete => bytes.reserve(1024),
+            Detected::Incomplete => {
+                begin(&mut line_begun, &mut deadline);
+                bytes.reserve(1024);
+            }
             found => {
                 seen.alpn = found.protocol().map(str::to_owned).into_iter().collect();
                 break;
@@ -104,6 +104,14 @@ pub async fn inspect(mut tcp: TcpStream, wanted: Wanted) -> Result<(Sniffed, See
         }
     }
     Ok((Sniffed::new(tcp, bytes.freeze()), seen))
+}
+
+/// The first time, brings the deadline nearer.
+fn begin(begun: &mut bool, deadline: &mut Option<Instant>) {
+    if !std::mem::replace(begun, true) {
+        let latest = Instant::now() + BEGUN_DEADLINE;
+        *deadline = Some(deadline.map_or(latest, |deadline| deadline.min(latest)));
+    }
 }
 
 /// The result of a future, or none if the deadline comes first.

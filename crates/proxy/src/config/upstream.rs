@@ -52,6 +52,8 @@ pub struct UpstreamConfig {
     /// How old a connection may be that takes another request.
     pub connection_age: Option<Duration>,
     pub requests_per_connection: Option<u32>,
+    /// How many streams an HTTP/2 connection may have at a time.
+    pub streams: Option<u32>,
     pub keepalive: Option<Keepalive>,
     pub outlier: Option<Outlier>,
     /// The service behind it, for metrics.
@@ -192,6 +194,7 @@ pub fn upstream(config: &cds::Cluster) -> Result<UpstreamConfig, Problem> {
             common.max_connection_duration.as_ref(),
         )?,
         requests_per_connection: common.max_requests_per_connection.map(|most| most.value),
+        streams: streams(config, options.as_ref()),
         keepalive: keepalive(config),
         outlier: config
             .outlier_detection
@@ -363,6 +366,29 @@ fn protocol(
         }
         _ => Protocol::Http1,
     }
+}
+
+#[expect(deprecated, reason = "control planes still send the older form")]
+fn streams(
+    config: &cds::Cluster,
+    options: Option<&http_options::HttpProtocolOptions>,
+) -> Option<u32> {
+    use http_options::http_protocol_options::UpstreamProtocolOptions;
+    use http_options::http_protocol_options::explicit_http_config::ProtocolConfig;
+    let declared = options.and_then(|options| options.upstream_protocol_options.as_ref());
+    let http2 = match declared {
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)) => {
+            both.http2_protocol_options.as_ref()
+        }
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
+            match &explicit.protocol_config {
+                Some(ProtocolConfig::Http2ProtocolOptions(http2)) => Some(http2),
+                _ => None,
+            }
+        }
+        _ => config.http2_protocol_options.as_ref(),
+    };
+    http2?.max_concurrent_streams.map(|most| most.value)
 }
 
 fn limits(config: Option<&cds::CircuitBreakers>) -> Limits {

@@ -25,7 +25,7 @@ use crate::connect::dial::Dialled;
 use crate::failure::{Failure, Kind};
 use crate::stream::body::RequestBody;
 
-/// Streams on one HTTP/2 connection before another is opened.
+/// Streams on one HTTP/2 connection before another is opened, if the peer does not allow fewer.
 const STREAMS: u32 = 100;
 /// Response heads larger than this are refused.
 const HEADER_BYTES: usize = 64 * 1024;
@@ -57,6 +57,10 @@ pub struct Http2 {
     facts: Arc<Facts>,
     active: AtomicU32,
     uses: AtomicU32,
+    /// How many streams the peer allows (RFC 9113, SETTINGS_MAX_CONCURRENT_STREAMS).
+    allowed: Arc<AtomicU32>,
+    /// When the last stream ended.
+    idle_since: Mutex<Instant>,
     places: Arc<Places>,
 }
 
@@ -67,6 +71,29 @@ pub struct Facts {
     pub peer: Option<Arc<str>>,
     opened: Instant,
     _place: Place,
+}
+
+/// For how much and how long connections are used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Use {
+    /// Requests that a connection carries; 0 is as many as come.
+    pub requests: Option<u32>,
+    /// How old a connection may be that takes another request.
+    pub age: Option<Duration>,
+    /// How long a connection lies idle.
+    pub idle: Option<Duration>,
+    /// Streams that an HTTP/2 connection has at a time, if the peer does not allow fewer.
+    pub streams: Option<u32>,
+}
+
+impl Use {
+    fn streams(self) -> u32 {
+        self.streams.map_or(STREAMS, |streams| streams.clamp(1, STREAMS))
+    }
+
+    fn is_used_up(self, uses: u32) -> bool {
+        self.requests.is_some_and(|most| most != 0 && uses >= most)
+    }
 }
 
 /// How many connections an upstream has at most, and how many it has.
@@ -187,7 +214,9 @@ pub struct Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.connection.active.fetch_sub(1, Ordering::AcqRel);
+        if self.connection.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.connection.idle_since.lock() = Instant::now();
+        }
         self.connection.places.freed.notify_one();
     }
 }
@@ -223,15 +252,11 @@ impl Facts {
 
 impl Pool {
     /// An idle HTTP/1.1 connection that still works.
-    pub fn take_http1(
-        &self,
-        idle_timeout: Option<Duration>,
-        most_age: Option<Duration>,
-    ) -> Option<Http1> {
+    pub fn take_http1(&self, most: Use) -> Option<Http1> {
         let mut idle = self.idle.lock();
         while let Some(connection) = idle.pop() {
-            let old = idle_timeout.is_some_and(|most| connection.idle_since.elapsed() > most);
-            if connection.sender.is_ready() && !old && connection.facts.is_young(most_age) {
+            let old = most.idle.is_some_and(|most| connection.idle_since.elapsed() > most);
+            if connection.sender.is_ready() && !old && connection.facts.is_young(most.age) {
                 return Some(connection);
             }
         }
@@ -239,9 +264,9 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request, unless it has carried enough.
-    pub fn put_http1(&self, mut connection: Http1, most_uses: Option<u32>) {
+    pub fn put_http1(&self, mut connection: Http1, most: Use) {
         connection.uses += 1;
-        if most_uses.is_some_and(|most| most != 0 && connection.uses >= most) {
+        if most.is_used_up(connection.uses) {
             return;
         }
         connection.idle_since = Instant::now();
@@ -249,20 +274,16 @@ impl Pool {
         self.places.freed.notify_one();
     }
 
-    /// Waits for an HTTP/1.1 connection that `kept` yields, or for leave to open one.
+    /// Waits for an HTTP/1.1 connection, or for leave to open one.
     ///
     /// # Cancel safety
     /// Dropping the future gives up the turn; the next request gets it.
-    pub async fn turn_http1(
-        &self,
-        room: Room<'_>,
-        kept: impl Fn() -> Option<Http1>,
-    ) -> Turn<Http1, Place> {
+    pub async fn turn_http1(&self, room: Room<'_>, most: Use) -> Turn<Http1, Place> {
         let open = || self.places.take(room).map(Turn::Open);
-        self.until_freed(|| kept().map(Turn::Kept).or_else(open)).await
+        self.until_freed(|| self.take_http1(most).map(Turn::Kept).or_else(open)).await
     }
 
-    /// Waits for a place on an HTTP/2 connection that `kept` yields, or for leave to open one.
+    /// Waits for a place on an HTTP/2 connection, or for leave to open one.
     ///
     /// # Errors
     /// When the connection that it waited for could not be opened.
@@ -272,11 +293,11 @@ impl Pool {
     pub async fn turn_http2(
         &self,
         room: Room<'_>,
-        kept: impl Fn() -> Option<Stream>,
+        most: Use,
     ) -> Result<Turn<Stream, Opener>, Failure> {
-        let step = || match kept() {
+        let step = || match self.take_http2(most) {
             Some(stream) => Some(Step::Turn(Turn::Kept(stream))),
-            None => self.join_or_open(room),
+            None => self.join_or_open(room, most.streams()),
         };
         loop {
             let mut opening = match self.until_freed(step).await {
@@ -285,15 +306,15 @@ impl Pool {
             };
             let outcome = opening.wait_for(|outcome| !matches!(outcome, Outcome::Pending)).await;
             if let Ok(Outcome::Failed(kind, transport)) = outcome.as_deref() {
-                return Err(Failure { kind: *kind, transport: transport.clone(), source: None });
+                return Err(Failure { transport: transport.clone(), ..Failure::new(*kind) });
             }
         }
     }
 
-    fn join_or_open(&self, room: Room<'_>) -> Option<Step> {
+    fn join_or_open(&self, room: Room<'_>, streams: u32) -> Option<Step> {
         let mut opening = self.opening.lock();
         if let Some(opening) = opening.as_mut()
-            && opening.users < STREAMS
+            && opening.users < streams
             // An error says that whoever opened it has given up.
             && opening.outcome.has_changed().is_ok()
             && matches!(*opening.outcome.borrow(), Outcome::Pending)
@@ -321,22 +342,25 @@ impl Pool {
     }
 
     /// A place on an HTTP/2 connection that still works.
-    pub fn take_http2(&self, most_uses: Option<u32>, most_age: Option<Duration>) -> Option<Stream> {
+    pub fn take_http2(&self, most: Use) -> Option<Stream> {
         let mut shared = self.shared.lock();
         shared.retain(|connection| {
             let used = connection.uses.load(Ordering::Acquire);
             !connection.sender.is_closed()
-                && connection.facts.is_young(most_age)
-                && most_uses.is_none_or(|most| most == 0 || used < most)
+                && connection.facts.is_young(most.age)
+                && !most.is_used_up(used)
         });
-        shared.iter().find_map(Http2::stream)
+        shared.iter().find_map(|connection| connection.stream(most.streams()))
     }
 
     /// Drops connections that nobody has used for `idle_timeout`, and dead ones.
     pub fn prune(&self, idle_timeout: Option<Duration>) {
         let fresh = |since: Instant| idle_timeout.is_none_or(|most| since.elapsed() <= most);
         self.idle.lock().retain(|c| !c.sender.is_closed() && fresh(c.idle_since));
-        self.shared.lock().retain(|c| !c.sender.is_closed());
+        let in_use = |connection: &Http2| connection.active.load(Ordering::Acquire) > 0;
+        self.shared
+            .lock()
+            .retain(|c| !c.sender.is_closed() && (in_use(c) || fresh(*c.idle_since.lock())));
     }
 
     /// Whether nothing is kept.
@@ -382,9 +406,18 @@ impl Pool {
         let started = builder.handshake(TokioIo::new(dialled.io)).await;
         let (sender, connection) = started.map_err(unusable)?;
         let kept = facts.clone();
+        let allowed = Arc::new(AtomicU32::new(STREAMS));
+        let learnt = allowed.clone();
         shutdown.spawn("upstream HTTP/2 connection", async move {
             let _kept = kept;
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            let ended = std::future::poll_fn(|cx| {
+                let polled = connection.as_mut().poll(cx);
+                let most = connection.current_max_send_streams();
+                learnt.store(u32::try_from(most).unwrap_or(u32::MAX), Ordering::Release);
+                polled
+            });
+            if let Err(error) = ended.await {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
@@ -393,17 +426,22 @@ impl Pool {
             facts,
             active: AtomicU32::new(1),
             uses: AtomicU32::new(1),
+            allowed,
+            idle_since: Mutex::new(Instant::now()),
             places: self.places.clone(),
         });
         self.shared.lock().push(connection.clone());
+        // It has room for others than those who wait for it, too.
+        self.places.freed.notify_waiters();
         Ok(Stream { connection })
     }
 }
 
 impl Http2 {
-    fn stream(self: &Arc<Self>) -> Option<Stream> {
+    fn stream(self: &Arc<Self>, most: u32) -> Option<Stream> {
+        let most = most.min(self.allowed.load(Ordering::Acquire));
         let taken = self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, |active| {
-            (active < STREAMS).then(|| active + 1)
+            (active < most).then(|| active + 1)
         });
         taken.is_ok().then(|| {
             self.uses.fetch_add(1, Ordering::AcqRel);
@@ -413,5 +451,6 @@ impl Http2 {
 }
 
 fn unusable(error: hyper::Error) -> Failure {
-    Failure { kind: Kind::Connect, transport: Some(error.to_string()), source: Some(error.into()) }
+    let failure = Failure::transport(Kind::Connect, error.to_string());
+    Failure { source: Some(error.into()), ..failure }
 }

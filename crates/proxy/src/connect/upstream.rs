@@ -16,11 +16,14 @@ use crate::config::endpoints::{Assignment, EndpointConfig};
 use crate::config::tls::{Transport, UpstreamTls};
 use crate::config::upstream::UpstreamConfig;
 use crate::connect::dial::{Target, TlsTarget};
-use crate::connect::pool::{Pool, Room};
+use crate::connect::pool::{Pool, Room, Use};
 use crate::connect::tls::{ClientConfigs, Spoken};
 
 /// An upstream whose endpoints are original destinations forgets one that nobody uses this long.
 const ORIGINAL_IDLE: Duration = Duration::from_secs(300);
+
+/// No endpoint is left out longer than this, if it is not said for the first time already.
+const LONGEST_EJECTION: Duration = Duration::from_secs(300);
 
 /// A set of endpoints and how to talk to them.
 #[derive(Debug)]
@@ -196,6 +199,16 @@ impl Upstream {
         });
     }
 
+    /// For how much and how long connections are used.
+    pub fn connection_use(&self) -> Use {
+        Use {
+            requests: self.config.requests_per_connection,
+            age: self.config.connection_age,
+            idle: self.config.idle_timeout,
+            streams: self.config.streams,
+        }
+    }
+
     /// How many connections there are, and may be.
     pub fn room(&self) -> Room<'_> {
         Room { taken: &self.connections, limit: self.config.limits.connections }
@@ -273,8 +286,11 @@ impl Upstream {
             endpoint.errors.store(0, Ordering::Release);
             endpoint.gateway_errors.store(0, Ordering::Release);
             let times = endpoint.ejections.fetch_add(1, Ordering::AcqRel) + 1;
-            let length = u64::try_from(outlier.ejection.as_millis()).unwrap_or(u64::MAX);
-            let until = self.now().saturating_add(length.saturating_mul(times.into()));
+            // Envoy's `max_ejection_time`, which is never less than the base.
+            let most = outlier.ejection.max(LONGEST_EJECTION);
+            let length = outlier.ejection.saturating_mul(times).min(most);
+            let length = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+            let until = self.now().saturating_add(length);
             endpoint.ejected_until.store(until, Ordering::Release);
             tracing::info!(upstream = self.config.name, endpoint = %endpoint.config.address,
                 "endpoint is left out after errors in a row");

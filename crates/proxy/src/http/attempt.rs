@@ -10,7 +10,7 @@ use tombolo_runtime::shutdown::Shutdown;
 
 use crate::config::upstream::Protocol;
 use crate::connect::dial::{Dialled, dial};
-use crate::connect::pool::{Facts, Http1, Permit, Place, Stream, Turn};
+use crate::connect::pool::{Facts, Http1, Permit, Place, Stream, Turn, Use};
 use crate::connect::tls::Spoken;
 use crate::connect::upstream::{Endpoint, Upstream, Working};
 use crate::failure::{Failure, Kind};
@@ -25,7 +25,7 @@ const REUSE_WAIT: Duration = Duration::from_secs(5);
 pub struct Lease {
     connection: Held,
     endpoint: Arc<Endpoint>,
-    most_uses: Option<u32>,
+    most: Use,
     _working: Working,
     _request: Permit,
 }
@@ -41,14 +41,14 @@ impl Lease {
     /// Lets the connection serve others.
     pub fn give_back(self, shutdown: &Shutdown) {
         let Held::Http1(mut connection) = self.connection else { return };
-        let (endpoint, most_uses) = (self.endpoint, self.most_uses);
+        let (endpoint, most) = (self.endpoint, self.most);
         if connection.sender.is_ready() {
-            return endpoint.pool.put_http1(*connection, most_uses);
+            return endpoint.pool.put_http1(*connection, most);
         }
         shutdown.spawn("upstream connection reuse", async move {
             let ready = tokio::time::timeout(REUSE_WAIT, connection.sender.ready()).await;
             if matches!(ready, Ok(Ok(()))) {
-                endpoint.pool.put_http1(*connection, most_uses);
+                endpoint.pool.put_http1(*connection, most);
             }
         });
     }
@@ -103,11 +103,10 @@ pub async fn send(
             (response, Held::Http1(Box::new(connection)), facts, permit)
         }
     };
-    let most_uses = upstream.config.requests_per_connection;
     let lease = Lease {
         connection,
         endpoint: endpoint.clone(),
-        most_uses,
+        most: upstream.connection_use(),
         _working: working,
         _request: permit,
     };
@@ -127,11 +126,11 @@ impl At<'_> {
         self,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Http1, Permit), Failure> {
+        let safe = request.method().is_safe();
         loop {
             let (mut connection, reused) = self.http1().await?;
             let Some(permit) = self.request() else {
-                let most_uses = self.upstream.config.requests_per_connection;
-                self.endpoint.pool.put_http1(connection, most_uses);
+                self.endpoint.pool.put_http1(connection, self.upstream.connection_use());
                 return Err(self.overflow());
             };
             match connection.sender.try_send_request(request).await {
@@ -139,7 +138,10 @@ impl At<'_> {
                 Err(mut error) => match error.take_message() {
                     // The kept connection had died and has sent nothing: the next one may work.
                     Some(unsent) if reused => request = unsent,
-                    _ => return Err(classify(&error.into_error())),
+                    unsent => {
+                        let untouched = unsent.is_some() || (reused && safe);
+                        return Err(classify(&error.into_error(), untouched));
+                    }
                 },
             }
         }
@@ -149,6 +151,7 @@ impl At<'_> {
         self,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Stream, Permit), Failure> {
+        let safe = request.method().is_safe();
         loop {
             let (stream, reused) = self.http2().await?;
             let permit = self.request().ok_or_else(|| self.overflow())?;
@@ -156,7 +159,10 @@ impl At<'_> {
                 Ok(response) => return Ok((response, stream, permit)),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if reused => request = unsent,
-                    _ => return Err(classify(&error.into_error())),
+                    unsent => {
+                        let untouched = unsent.is_some() || (reused && safe);
+                        return Err(classify(&error.into_error(), untouched));
+                    }
                 },
             }
         }
@@ -164,13 +170,12 @@ impl At<'_> {
 
     /// A connection, and whether it was used before.
     async fn http1(self) -> Result<(Http1, bool), Failure> {
-        let (pool, config) = (&self.endpoint.pool, &self.upstream.config);
-        let kept = || pool.take_http1(config.idle_timeout, config.connection_age);
-        if let Some(connection) = kept() {
+        let (pool, most) = (&self.endpoint.pool, self.upstream.connection_use());
+        if let Some(connection) = pool.take_http1(most) {
             return Ok((connection, true));
         }
         let _pending = self.pending()?;
-        match pool.turn_http1(self.upstream.room(), kept).await {
+        match pool.turn_http1(self.upstream.room(), most).await {
             Turn::Kept(connection) => Ok((connection, true)),
             Turn::Open(place) => {
                 let (dialled, facts) = self.open(Spoken::Http1, place).await?;
@@ -182,13 +187,12 @@ impl At<'_> {
 
     /// A place on a connection, and whether the connection was used before.
     async fn http2(self) -> Result<(Stream, bool), Failure> {
-        let (pool, config) = (&self.endpoint.pool, &self.upstream.config);
-        let kept = || pool.take_http2(config.requests_per_connection, config.connection_age);
-        if let Some(stream) = kept() {
+        let (pool, most) = (&self.endpoint.pool, self.upstream.connection_use());
+        if let Some(stream) = pool.take_http2(most) {
             return Ok((stream, true));
         }
         let _pending = self.pending()?;
-        let (place, tell) = match pool.turn_http2(self.upstream.room(), kept).await? {
+        let (place, tell) = match pool.turn_http2(self.upstream.room(), most).await? {
             Turn::Kept(stream) => return Ok((stream, true)),
             Turn::Open(opener) => opener.into_parts(),
         };
@@ -232,25 +236,29 @@ impl At<'_> {
 }
 
 /// What an error of the HTTP engine means.
-fn classify(error: &hyper::Error) -> Failure {
+fn classify(error: &hyper::Error, untouched: bool) -> Failure {
+    Failure { untouched, ..Failure::new(kind_of(error)) }
+}
+
+fn kind_of(error: &hyper::Error) -> Kind {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(inner) = cause {
         if let Some(h2) = inner.downcast_ref::<h2::Error>() {
             return match h2.reason() {
-                Some(h2::Reason::REFUSED_STREAM) => Failure::new(Kind::RefusedStream),
-                Some(h2::Reason::PROTOCOL_ERROR) if h2.is_library() => Failure::new(Kind::Protocol),
-                Some(_) if h2.is_reset() => Failure::new(Kind::Reset),
-                _ => Failure::new(Kind::Terminated),
+                Some(h2::Reason::REFUSED_STREAM) => Kind::RefusedStream,
+                Some(h2::Reason::PROTOCOL_ERROR) if h2.is_library() => Kind::Protocol,
+                Some(_) if h2.is_reset() => Kind::Reset,
+                _ => Kind::Terminated,
             };
         }
         cause = inner.source();
     }
     if error.is_parse() {
-        return Failure::new(Kind::Protocol);
+        return Kind::Protocol;
     }
     if error.is_user() {
         // The request's body broke off: the client has gone.
-        return Failure::new(Kind::Downstream);
+        return Kind::Downstream;
     }
-    Failure::new(Kind::Terminated)
+    Kind::Terminated
 }

@@ -362,9 +362,9 @@ impl Exchange<'_> {
 
     /// What is left of the route's limits when the head of the answer is there.
     fn body_limits(&self, entry: &Entry) -> Limits {
-        // A request that is still being sent has all of its time before it.
-        let asked = entry.source.as_ref().is_none_or(|source| source.is_finished());
-        let from = if asked { entry.started } else { Instant::now() };
+        // The time begins when the upstream has the whole request.
+        let asked = entry.source.as_ref().and_then(|source| source.finished_at());
+        let from = asked.unwrap_or_else(Instant::now);
         let answer = self.forward.timeout.map(|limit| (from + limit, Kind::Timeout));
         let all = self.forward.max_duration.map(|limit| (entry.started + limit, Kind::MaxDuration));
         let deadline = match (answer, all) {

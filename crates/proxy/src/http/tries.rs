@@ -60,12 +60,12 @@ impl Exchange<'_> {
                 }
             };
             let status = outcome.as_ref().ok().map(|answer| answer.response.status().as_u16());
-            if !matches!(&outcome, Err(failure) if failure.kind == Kind::Overflow) {
+            if !matches!(&outcome, Err(failure) if !failure.kind.is_of_endpoint()) {
                 upstream.learn(&endpoint, status);
             }
             let wanted = policy.is_some_and(|policy| match &outcome {
                 Ok(answer) => wants_retry_of(policy, &answer.response),
-                Err(failure) => wants_retry_after(policy, failure.kind, source),
+                Err(failure) => wants_retry_after(policy, failure),
             });
             drop(retrying.take());
             if let Some(policy) =
@@ -106,9 +106,12 @@ impl Exchange<'_> {
     /// Returns when one of the route's limits is reached, and which.
     async fn expire(&self, source: &Arc<RequestSource>) -> Kind {
         let answer = async {
-            // The time that an upstream has begins when it has the whole request.
-            source.finished().await;
-            after(self.forward.timeout).await;
+            // The time that an upstream has begins when it has the whole request. One that does
+            // not even begin to take it has no more time than that.
+            tokio::select! {
+                () = source.finished() => after(self.forward.timeout).await,
+                () = untaken(source, self.forward.timeout) => (),
+            }
         };
         tokio::select! {
             () = answer => Kind::Timeout,
@@ -194,6 +197,14 @@ async fn after(limit: Option<Duration>) {
     }
 }
 
+/// Returns after `limit` if nobody has begun to read the request's body by then.
+async fn untaken(source: &RequestSource, limit: Option<Duration>) {
+    after(limit).await;
+    if source.is_begun() {
+        std::future::pending::<()>().await;
+    }
+}
+
 async fn within(
     timeout: Option<Duration>,
     sending: impl Future<Output = Result<Answer, Failure>>,
@@ -231,9 +242,9 @@ fn wants_retry_of(policy: &RetryPolicy, response: &Response<Incoming>) -> bool {
     by_status || by_grpc
 }
 
-fn wants_retry_after(policy: &RetryPolicy, kind: Kind, source: &RequestSource) -> bool {
+fn wants_retry_after(policy: &RetryPolicy, failure: &Failure) -> bool {
     let on = policy.on;
-    match kind {
+    match failure.kind {
         Kind::Connect | Kind::ConnectTimeout => {
             on.connect_failure
                 || on.gateway_error
@@ -243,11 +254,10 @@ fn wants_retry_after(policy: &RetryPolicy, kind: Kind, source: &RequestSource) -
         }
         Kind::RefusedStream => on.refused_stream || on.server_error || on.reset,
         Kind::Terminated | Kind::Reset | Kind::Protocol => {
-            let untouched = source.received.load(Ordering::Acquire) == 0;
             on.reset
                 || on.server_error
                 || on.gateway_error
-                || (on.reset_before_request && untouched)
+                || (on.reset_before_request && failure.untouched)
         }
         Kind::TryTimeout => on.gateway_error || on.server_error,
         _ => false,

@@ -1,5 +1,6 @@
 //! How many connections an upstream gets, how long they are used, and who waits for one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -7,11 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use http::Response;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tombolo_proxy::connect::upstream::Upstream;
 use tombolo_proxy::snapshot::Kind;
 use tombolo_xds::proto::envoy::config::cluster::v3 as cds;
 use tombolo_xds::proto::envoy::config::core::v3 as core;
+use tombolo_xds::proto::envoy::config::route::v3 as rds;
 use tombolo_xds::proto::google::protobuf as wkt;
 
 use crate::support::*;
@@ -91,6 +95,88 @@ async fn connections_are_used_until_they_are_too_old() {
 }
 
 #[tokio::test]
+async fn connections_that_lie_idle_are_closed() {
+    for mut upstream in both() {
+        #[expect(deprecated, reason = "the older form is accepted too")]
+        {
+            upstream.common_http_protocol_options = Some(core::HttpProtocolOptions {
+                idle_timeout: Some(wkt::Duration { seconds: 0, nanos: 100_000_000 }),
+                ..Default::default()
+            });
+        }
+        let gated = Gated::new(upstream, 2).await;
+        assert_eq!(gated.get().await.0, 200);
+        gated.count("a connection", |u| &u.connections, 1).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        gated.node.proxy.prune();
+        gated.count("no connection", |u| &u.connections, 0).await;
+        assert_eq!((gated.get().await.0, gated.opened()), (200, 2));
+    }
+}
+
+/// Answers `/hello` and hangs up on everything else; returns how often it was called for that.
+async fn hangs_up() -> (SocketAddr, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = calls.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let counted = counted.clone();
+            tokio::spawn(async move {
+                loop {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        let Ok(byte) = tcp.read_u8().await else { return };
+                        head.push(byte);
+                    }
+                    if !head.starts_with(b"GET /hello") {
+                        counted.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    }
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    tcp.write_all(answer).await.unwrap();
+                }
+            });
+        }
+    });
+    (address, calls)
+}
+
+#[tokio::test]
+async fn only_what_an_application_has_not_seen_is_sent_again() {
+    let (app, calls) = hangs_up().await;
+    let mut node = client_sidecar(&Authority::new(), SLEEP, &[]);
+    node.apply(Kind::Upstream, SERVICE, &fixed(SERVICE, &[app]));
+    let mut routes = routes("5000", SERVICE);
+    set_retry(&mut routes, "reset-before-request");
+    node.apply(Kind::Routes, "5000", &routes);
+    let address = node.address("0.0.0.0_5000").await;
+    // On a new connection, and on one that was used before.
+    for (method, kept, times) in
+        [("POST", false, 1), ("POST", true, 1), ("GET", false, 1), ("GET", true, 2)]
+    {
+        if kept {
+            assert_eq!(get(address, "/hello", &HOST).await.status(), 200);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        calls.store(0, Ordering::SeqCst);
+        let answer = send(address, method, "/run", &HOST, Bytes::new()).await;
+        assert_eq!(answer.status(), 503);
+        assert_eq!(calls.load(Ordering::SeqCst), times, "{method}, kept connection: {kept}");
+    }
+}
+
+fn set_retry(routes: &mut rds::RouteConfiguration, on: &str) {
+    let route = &mut routes.virtual_hosts[0].routes[0];
+    let Some(rds::route::Action::Route(action)) = route.action.as_mut() else {
+        panic!("it forwards")
+    };
+    on.clone_into(&mut action.retry_policy.as_mut().unwrap().retry_on);
+}
+
+#[tokio::test]
 async fn requests_wait_for_the_only_connection_up_to_a_limit() {
     let mut upstream = fixed(SERVICE, &[]);
     upstream.circuit_breakers = Some(limits(1, 1, 100));
@@ -124,6 +210,22 @@ async fn requests_that_come_together_share_a_connection_where_they_can() {
         assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
         assert_eq!(gated.opened(), connections);
     }
+    let mut narrow = http2.clone();
+    #[expect(deprecated, reason = "the older form is accepted too")]
+    {
+        narrow.http2_protocol_options = Some(core::Http2ProtocolOptions {
+            max_concurrent_streams: Some(wkt::UInt32Value { value: 5 }),
+            ..Default::default()
+        });
+    }
+    let gated = Gated::new(narrow, 0).await;
+    let requests = join_all((0..20).map(|_| gated.get()));
+    let (answers, ()) = tokio::join!(requests, async {
+        gated.count("all requests", |u| &u.requests, 20).await;
+        gated.gate.add_permits(20);
+    });
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+    assert_eq!(gated.opened(), 4);
     let mut few = http2;
     few.circuit_breakers = Some(limits(1, 100, 5));
     let gated = Gated::new(few, 0).await;
