@@ -70,6 +70,8 @@ pub struct Rejection {
 #[derive(Debug)]
 pub struct Builder {
     current: Arc<ArcSwap<Snapshot>>,
+    /// What came and could not be used.
+    rejected: BTreeSet<(Kind, String)>,
     listeners: BTreeMap<Arc<str>, Arc<Listener>>,
     routes: HashMap<Arc<str>, Arc<Routes>>,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
@@ -83,6 +85,7 @@ impl Builder {
     pub fn new(current: Arc<ArcSwap<Snapshot>>) -> Self {
         Self {
             current,
+            rejected: BTreeSet::new(),
             listeners: BTreeMap::new(),
             routes: HashMap::new(),
             upstreams: HashMap::new(),
@@ -103,9 +106,13 @@ impl Builder {
         for (name, bytes) in added {
             match self.add(kind, name, bytes) {
                 Ok(()) => {
+                    self.rejected.remove(&(kind, name.clone()));
                     self.raw.entry(kind).or_default().insert(name.clone(), bytes.clone());
                 }
-                Err(problem) => rejections.push(Rejection { name: name.clone(), problem }),
+                Err(problem) => {
+                    self.rejected.insert((kind, name.clone()));
+                    rejections.push(Rejection { name: name.clone(), problem });
+                }
             }
         }
         for name in removed {
@@ -129,10 +136,17 @@ impl Builder {
         self.upstreams.values().filter_map(name).collect()
     }
 
-    /// Whether everything that is needed has arrived.
+    /// Whether everything that is needed has arrived. What was rejected has: the rest must not
+    /// wait for it.
     pub fn is_complete(&self) -> bool {
-        self.wanted_routes().iter().all(|name| self.routes.contains_key(name.as_str()))
-            && self.wanted_assignments().iter().all(|name| self.assignments.contains_key(name))
+        let came = |kind, name: String| self.rejected.contains(&(kind, name));
+        self.wanted_routes()
+            .into_iter()
+            .all(|name| self.routes.contains_key(name.as_str()) || came(Kind::Routes, name))
+            && self
+                .wanted_assignments()
+                .into_iter()
+                .all(|name| self.assignments.contains_key(&name) || came(Kind::Endpoints, name))
     }
 
     /// The accepted resources of one kind, as they came.
@@ -185,6 +199,7 @@ impl Builder {
         if let Some(raw) = self.raw.get_mut(&kind) {
             raw.remove(name);
         }
+        self.rejected.remove(&(kind, name.to_owned()));
         match kind {
             Kind::Listener => drop(self.listeners.remove(name)),
             Kind::Routes => drop(self.routes.remove(name)),

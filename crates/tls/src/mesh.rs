@@ -48,6 +48,16 @@ impl Default for Credentials {
     }
 }
 
+/// The lowest version of TLS that a server speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// TLS 1.2, and 1.3 where the client speaks it.
+    #[default]
+    Tls12,
+    /// TLS 1.3 only.
+    Tls13,
+}
+
 /// Whether a server asks its clients for a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientCertificate {
@@ -108,11 +118,16 @@ impl Credentials {
         self: &Arc<Self>,
         rule: Rule,
         certificate: ClientCertificate,
+        lowest: Version,
         alpn: &[&[u8]],
     ) -> Arc<ServerConfig> {
         let verifier = client_verifier(self, rule, certificate);
+        let versions = match lowest {
+            Version::Tls12 => rustls::ALL_VERSIONS,
+            Version::Tls13 => &[&rustls::version::TLS13],
+        };
         let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .with_protocol_versions(versions)
             .expect("the provider supports TLS 1.2 and 1.3")
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(self.clone());

@@ -14,10 +14,10 @@ use time::{Duration, OffsetDateTime};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tombolo_tls::identity::Identity;
 use tombolo_tls::key::{KeyKind, PrivateKey};
-use tombolo_tls::mesh::{ClientCertificate, Credentials, peer_identity};
+use tombolo_tls::mesh::{ClientCertificate, Credentials, Version, peer_identity};
 use tombolo_tls::peer::Rule;
 use tombolo_tls::roots::{Bundle, Roots};
-use tombolo_tls::rustls::{ClientConfig, ServerConfig};
+use tombolo_tls::rustls::{ALL_VERSIONS, ClientConfig, ServerConfig, SupportedProtocolVersion};
 use tombolo_tls::serving::{self, Serving};
 use tombolo_tls::spiffe::TrustDomain;
 
@@ -125,7 +125,7 @@ async fn two_workloads_of_one_mesh_see_each_others_identity() {
     let server = credentials(root.workload(HELLO), Bundle::for_any(root.roots()));
     let client = credentials(root.workload(SLEEP), Bundle::for_any(root.roots()));
     let seen = handshake(
-        server.server(Rule::Any, ClientCertificate::Required, &[b"istio", b"h2"]),
+        server.server(Rule::Any, ClientCertificate::Required, Version::Tls12, &[b"istio", b"h2"]),
         client.client(only(HELLO), &[b"istio"]),
         SNI,
     )
@@ -138,7 +138,7 @@ async fn a_server_that_is_somebody_else_is_refused() {
     let root = Authority::new();
     let server = credentials(root.workload(SLEEP), Bundle::for_any(root.roots()));
     let client = credentials(root.workload(SLEEP), Bundle::for_any(root.roots()));
-    let server = server.server(Rule::Any, ClientCertificate::Required, &[]);
+    let server = server.server(Rule::Any, ClientCertificate::Required, Version::Tls12, &[]);
     let error = handshake(server, client.client(only(HELLO), &[]), SNI).await.unwrap_err();
     assert!(
         error.contains(&format!("the peer is {SLEEP}, expected one of [\"{HELLO}\"]")),
@@ -147,14 +147,32 @@ async fn a_server_that_is_somebody_else_is_refused() {
 }
 
 #[tokio::test]
+async fn a_server_that_demands_the_newest_version_serves_no_other() {
+    use tombolo_tls::rustls::version::{TLS12, TLS13};
+    let root = Authority::new();
+    let server = credentials(root.workload(HELLO), Bundle::for_any(root.roots()));
+    let (chain, key) = root.issue(|params| params.subject_alt_names = vec![uri(SLEEP)]);
+    for (lowest, client, works) in [
+        (Version::Tls12, &TLS12, true),
+        (Version::Tls12, &TLS13, true),
+        (Version::Tls13, &TLS12, false),
+        (Version::Tls13, &TLS13, true),
+    ] {
+        let server = server.server(Rule::Any, ClientCertificate::Required, lowest, &[]);
+        let seen = handshake(server, showing(&chain, &key, &[client]), SNI).await;
+        assert_eq!(seen.is_ok(), works, "{lowest:?}, {client:?}: {seen:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_without_a_certificate_is_refused_unless_it_is_optional() {
     let root = Authority::new();
     let server = credentials(root.workload(HELLO), Bundle::for_any(root.roots()));
     let anonymous = Arc::new(Credentials::default());
     anonymous.set_bundle(Bundle::for_any(root.roots()));
-    let required = server.server(Rule::Any, ClientCertificate::Required, &[]);
+    let required = server.server(Rule::Any, ClientCertificate::Required, Version::Tls12, &[]);
     assert!(handshake(required, anonymous.client(Rule::Any, &[]), SNI).await.is_err());
-    let optional = server.server(Rule::Any, ClientCertificate::Optional, &[]);
+    let optional = server.server(Rule::Any, ClientCertificate::Optional, Version::Tls12, &[]);
     let seen = handshake(optional, anonymous.client(Rule::Any, &[]), SNI).await;
     assert_eq!(seen, Ok((None, Some(HELLO.into()))));
 }
@@ -224,14 +242,18 @@ async fn bad_client_certificates_are_refused_and_the_reason_is_named() {
     let domain = TrustDomain::new("cluster.local").unwrap();
     let server = credentials(root.workload(HELLO), Bundle::for_domain(domain, root.roots()));
     for (what, (chain, key), want) in cases {
-        let config = server.server(Rule::Any, ClientCertificate::Required, &[]);
-        let error = handshake(config, showing(&chain, &key), SNI).await.unwrap_err();
+        let config = server.server(Rule::Any, ClientCertificate::Required, Version::Tls12, &[]);
+        let error = handshake(config, showing(&chain, &key, ALL_VERSIONS), SNI).await.unwrap_err();
         assert!(error.to_lowercase().contains(&want.to_lowercase()), "{what}: {error}");
     }
 }
 
 /// A client that shows any chain, however wrong, and accepts every server.
-fn showing(chain: &str, key: &str) -> Arc<ClientConfig> {
+fn showing(
+    chain: &str,
+    key: &str,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     use rustls_pki_types::pem::PemObject;
     use rustls_pki_types::{CertificateDer, PrivateKeyDer};
     use tombolo_tls::rustls::client::danger::{
@@ -275,7 +297,7 @@ fn showing(chain: &str, key: &str) -> Arc<ClientConfig> {
     let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
     let config = ClientConfig::builder_with_provider(tombolo_tls::provider())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Trusting))
@@ -289,7 +311,7 @@ async fn a_root_mismatch_names_both_fingerprints() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let server = credentials(ours.workload(HELLO), Bundle::for_any(ours.roots()));
     let client = credentials(theirs.workload(SLEEP), Bundle::for_any(ours.roots()));
-    let server = server.server(Rule::Any, ClientCertificate::Required, &[]);
+    let server = server.server(Rule::Any, ClientCertificate::Required, Version::Tls12, &[]);
     let error = handshake(server, client.client(Rule::Any, &[]), SNI).await.unwrap_err();
     for print in [ours.roots().fingerprints(), theirs.roots().fingerprints()].concat() {
         assert!(error.contains(&print), "{print} is not in: {error}");
@@ -301,7 +323,7 @@ async fn an_expired_root_vouches_for_nobody() {
     let root = Authority::valid(OffsetDateTime::now_utc() - Duration::minutes(1));
     let server = credentials(root.workload(HELLO), Bundle::for_any(root.roots()));
     let client = credentials(root.workload(SLEEP), Bundle::for_any(root.roots()));
-    let server = server.server(Rule::Any, ClientCertificate::Required, &[]);
+    let server = server.server(Rule::Any, ClientCertificate::Required, Version::Tls12, &[]);
     assert!(handshake(server, client.client(Rule::Any, &[]), SNI).await.is_err());
 }
 
@@ -319,7 +341,7 @@ async fn clients_of_another_trust_domain_need_a_rule_that_allows_it() {
         (domains(&["cluster.local", "partner"]), true),
         (domains(&[]), false),
     ] {
-        let config = server.server(rule.clone(), ClientCertificate::Required, &[]);
+        let config = server.server(rule.clone(), ClientCertificate::Required, Version::Tls12, &[]);
         let seen = handshake(config, client.client(Rule::Any, &[]), SNI).await;
         assert_eq!(seen.is_ok(), allowed, "{rule:?}: {seen:?}");
     }
@@ -330,7 +352,7 @@ async fn a_new_identity_and_a_new_bundle_count_from_the_next_handshake() {
     let (old, new) = (Authority::new(), Authority::new());
     let server = credentials(old.workload(HELLO), Bundle::for_any(old.roots()));
     let client = credentials(old.workload(SLEEP), Bundle::for_any(old.roots()));
-    let accepting = server.server(Rule::Any, ClientCertificate::Required, &[]);
+    let accepting = server.server(Rule::Any, ClientCertificate::Required, Version::Tls12, &[]);
     let connecting = client.client(Rule::Any, &[]);
     let meet = || handshake(accepting.clone(), connecting.clone(), SNI);
     assert!(meet().await.is_ok());
@@ -352,7 +374,7 @@ async fn without_a_bundle_nobody_is_trusted() {
     let server = Arc::new(Credentials::default());
     server.set_identity(root.workload(HELLO));
     let client = credentials(root.workload(SLEEP), Bundle::for_any(root.roots()));
-    let server = server.server(Rule::Any, ClientCertificate::Required, &[]);
+    let server = server.server(Rule::Any, ClientCertificate::Required, Version::Tls12, &[]);
     let error = handshake(server, client.client(Rule::Any, &[]), SNI).await.unwrap_err();
     assert!(error.contains("no trust bundle yet"), "{error}");
 }

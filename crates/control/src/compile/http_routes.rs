@@ -47,6 +47,11 @@ pub(crate) fn of_rule(
 ) -> Vec<Route> {
     let mut routes = Vec::new();
     for of in &rule.spec.http {
+        if let Some(problem) = of_route(of).find_map(unusable) {
+            let message = format!("a route is left out: {problem}");
+            diagnostics.push(routing::remark(scope, rule, message));
+            continue;
+        }
         let action =
             |diagnostics: &mut Vec<Diagnostic>| action(scope, rule, of, context, diagnostics);
         if of.r#match.is_empty() {
@@ -58,6 +63,11 @@ pub(crate) fn of_rule(
             if !holds(scope, rule, on, context) {
                 continue;
             }
+            if let Some(problem) = of_match(on).find_map(unusable) {
+                let message = format!("a match is left out: {problem}");
+                diagnostics.push(routing::remark(scope, rule, message));
+                continue;
+            }
             let takes_everything = takes_everything(on);
             routes.push(base(scope, rule, of, Some(on), action(diagnostics), diagnostics));
             if takes_everything {
@@ -66,6 +76,30 @@ pub(crate) fn of_rule(
         }
     }
     routes
+}
+
+/// The expressions of a match.
+fn of_match(on: &HttpMatch) -> impl Iterator<Item = &str> {
+    let single = [&on.uri, &on.scheme, &on.method, &on.authority].into_iter().flatten();
+    let several = on.headers.values().chain(on.without_headers.values());
+    let all = single.chain(several).chain(on.query_params.values());
+    all.filter_map(|want| want.regex.as_deref()).filter(|text| *text != "*")
+}
+
+/// The expressions of a route besides those of its matches.
+fn of_route(of: &HttpRoute) -> impl Iterator<Item = &str> {
+    let rewrite = of.rewrite.as_ref().and_then(|it| it.uri_regex_rewrite.as_ref());
+    let origins = of.cors_policy.iter().flat_map(|cors| &cors.allow_origins);
+    let origins = origins.filter_map(|want| want.regex.as_deref());
+    origins.chain(rewrite.map(|it| it.r#match.as_str()))
+}
+
+/// Why no proxy could use an expression. It would reject everything that comes with it.
+fn unusable(expression: &str) -> Option<String> {
+    let problem = regex::Regex::new(expression).err()?;
+    let problem = problem.to_string();
+    let why = problem.lines().last().unwrap_or_default().trim();
+    Some(format!("`{expression}` is no regular expression: {}", why.trim_start_matches("error: ")))
 }
 
 /// Whether a match can hold for this proxy and port at all.

@@ -20,13 +20,13 @@ use crate::compile::policy::Policy;
 /// The size of the ring when none is asked for.
 const RING: u64 = 1024;
 
-/// Puts a policy on an upstream.
-pub(crate) fn apply(policy: &Policy<'_>, cluster: &mut Cluster) {
+/// Puts a policy on an upstream, with warm-up if the proxy knows it.
+pub(crate) fn apply(policy: &Policy<'_>, warmup: bool, cluster: &mut Cluster) {
     if let Some(pool) = policy.pool {
         limits(pool, cluster);
     }
     if let Some(balancer) = policy.balancer {
-        balance(balancer, cluster);
+        balance(balancer, warmup, cluster);
     }
     if let Some(outliers) = policy.outliers {
         cluster.outlier_detection = Some(detection(outliers));
@@ -36,7 +36,7 @@ pub(crate) fn apply(policy: &Policy<'_>, cluster: &mut Cluster) {
     }
 }
 
-fn balance(balancer: &LoadBalancer, cluster: &mut Cluster) {
+fn balance(balancer: &LoadBalancer, warmup: bool, cluster: &mut Cluster) {
     if cluster.lb_policy == i32::from(LbPolicy::ClusterProvided) {
         return;
     }
@@ -46,7 +46,7 @@ fn balance(balancer: &LoadBalancer, cluster: &mut Cluster) {
         cluster.lb_config = Some(config);
         return;
     }
-    let slow_start = balancer.warmup.as_ref().map(|warmup| SlowStartConfig {
+    let slow_start = balancer.warmup.as_ref().filter(|_| warmup).map(|warmup| SlowStartConfig {
         slow_start_window: warmup.duration.map(|it| parts::duration(it.0)),
         aggression: warmup.aggression.map(|value| RuntimeDouble {
             default_value: value,

@@ -127,6 +127,11 @@ impl Called<'_> {
         let mut cluster = self.plain(scope, name);
         self.add_http_options(scope, &mut cluster);
         self.add_tls(scope, &mut cluster, diagnostics);
+        let warms_up = self.policy.balancer.is_some_and(|balancer| balancer.warmup.is_some());
+        if warms_up && scope.proxy.is_tombolo {
+            let message = "warmup is not carried out by Tombolo's own proxy";
+            self.remark(scope, message.to_owned(), diagnostics);
+        }
         cluster
     }
 
@@ -174,7 +179,7 @@ impl Called<'_> {
             }
             _ => cluster.lb_policy = LbPolicy::ClusterProvided.into(),
         }
-        settings::apply(&self.policy, &mut cluster);
+        settings::apply(&self.policy, !scope.proxy.is_tombolo, &mut cluster);
         if nearness::setting(scope, &self.policy).0.is_some_and(|it| !it.distribute.is_empty()) {
             let config = cluster.common_lb_config.get_or_insert_default();
             config.locality_config_specifier = Some(
@@ -305,6 +310,17 @@ impl Called<'_> {
         }
     }
 
+    /// What users should know about the DestinationRule.
+    fn remark(&self, scope: &Scope<'_>, message: String, diagnostics: &mut Vec<Diagnostic>) {
+        let name = self.rule.as_ref().map(|rule| rule.name.clone());
+        diagnostics.extend(name.map(|object| Diagnostic {
+            cluster: scope.picture.config_cluster.clone(),
+            kind: String::from("DestinationRule"),
+            object,
+            message,
+        }));
+    }
+
     fn add_own_tls(
         &self,
         scope: &Scope<'_>,
@@ -312,16 +328,17 @@ impl Called<'_> {
         cluster: &mut Cluster,
         diagnostics: &mut Vec<Diagnostic>,
     ) {
-        match tls::to_outside(tls, self.is_http2()) {
+        let socket = match scope.proxy.is_tombolo {
+            true => Err(String::from(
+                "Tombolo's own proxy does not start TLS with servers outside of the mesh: no \
+                 endpoint is used",
+            )),
+            false => tls::to_outside(tls, self.is_http2()),
+        };
+        match socket {
             Ok(socket) => cluster.transport_socket = Some(socket),
             Err(message) => {
-                let name = self.rule.as_ref().map(|rule| rule.name.clone());
-                diagnostics.extend(name.map(|object| Diagnostic {
-                    cluster: scope.picture.config_cluster.clone(),
-                    kind: String::from("DestinationRule"),
-                    object,
-                    message,
-                }));
+                self.remark(scope, message, diagnostics);
                 // Never in the clear where TLS was asked for: nobody answers instead.
                 cluster.cluster_discovery_type =
                     Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));

@@ -78,6 +78,13 @@ fn addresses(assignment: &Value) -> Vec<String> {
     endpoints.map(address).collect()
 }
 
+const HELLOWORLD: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: helloworld, namespace: sample}
+spec: {clusterIP: 10.11.0.7, ports: [{name: http, port: 5000}]}
+";
+
 const REVIEWS: &str = "
 kind: Service
 metadata: {name: reviews, namespace: sample}
@@ -460,4 +467,70 @@ fn service_entries_of_one_namespace_add_up() {
              both can be seen",
         ]
     );
+}
+
+#[test]
+fn our_own_proxy_is_told_nothing_that_it_cannot_do() {
+    let picture = picture(&[
+        HELLOWORLD,
+        "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: outside, namespace: sample}
+spec:
+  host: helloworld
+  trafficPolicy:
+    tls: {mode: SIMPLE, sni: example.com}
+    loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 10s}}
+",
+    ]);
+    let name = "outbound|5000||helloworld.sample.svc.cluster.local";
+    let of = |is_tombolo| Proxy { is_tombolo, ..sidecar("sample") };
+    let envoys = resource(&picture, &of(false), ResourceType::Cluster, name);
+    assert_eq!(envoys["type"], "EDS");
+    assert_eq!(envoys["transportSocket"]["typedConfig"]["sni"], "example.com");
+    assert!(envoys["roundRobinLbConfig"]["slowStartConfig"].is_object(), "{envoys:#}");
+    let ours = resource(&picture, &of(true), ResourceType::Cluster, name);
+    assert_eq!(ours["type"], "STATIC");
+    assert_eq!(ours["loadAssignment"]["endpoints"], Value::Null);
+    assert_eq!(ours["roundRobinLbConfig"], Value::Null);
+    let said = compile(&picture, &of(true), ResourceType::Cluster).diagnostics;
+    let said: Vec<String> = said.iter().map(ToString::to_string).collect();
+    assert!(said.iter().any(|it| it.contains("does not start TLS")), "{said:?}");
+    assert!(said.iter().any(|it| it.contains("warmup is not carried out")), "{said:?}");
+}
+
+#[test]
+fn a_broken_expression_takes_nothing_with_it() {
+    let picture = picture(&[
+        HELLOWORLD,
+        "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: hello, namespace: sample}
+spec:
+  hosts: [helloworld]
+  http:
+  - match: [{uri: {regex: 'a('}}, {uri: {prefix: /b}}]
+    route: [{destination: {host: helloworld}}]
+  - match: [{uri: {prefix: /c}}]
+    rewrite: {uriRegexRewrite: {match: '[', rewrite: x}}
+    route: [{destination: {host: helloworld}}]
+",
+    ]);
+    let proxy = sidecar("sample");
+    let routes = resource(&picture, &proxy, ResourceType::Route, "5000");
+    let matches: Vec<String> = routes["virtualHosts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|host| host["name"].as_str().unwrap().starts_with("helloworld"))
+        .flat_map(|host| host["routes"].as_array().unwrap())
+        .map(|route| route["match"].to_string())
+        .collect();
+    assert_eq!(matches, [r#"{"prefix":"/b"}"#]);
+    let said = compile(&picture, &proxy, ResourceType::Route).diagnostics;
+    let said: Vec<String> = said.iter().map(ToString::to_string).collect();
+    assert!(said.iter().any(|it| it.contains("a match is left out: `a(` is no")), "{said:?}");
+    assert!(said.iter().any(|it| it.contains("a route is left out: `[` is no")), "{said:?}");
 }

@@ -15,7 +15,7 @@ use tombolo_xds::proto::envoy::config::route::v3::route_action::{
 };
 use tombolo_xds::proto::envoy::config::route::v3::route_match::PathSpecifier;
 
-use crate::config::convert::{flag, fraction, inline, number, timeout};
+use crate::config::convert::{duration, flag, fraction, inline, number, timeout};
 use crate::config::effects::{Effects, effects};
 use crate::config::headers::HeaderChanges;
 use crate::config::matchers::{HeaderMatch, QueryMatch, Substitution, full};
@@ -140,7 +140,12 @@ pub enum HostRewrite {
 #[derive(Debug)]
 pub enum HashSource {
     Header(String),
-    Cookie(String),
+    Cookie {
+        name: String,
+        /// With one, a client that has no such cookie gets it, for so long; zero is a session.
+        ttl: Option<Duration>,
+        path: String,
+    },
     SourceIp,
     Query(String),
 }
@@ -405,12 +410,11 @@ fn hash_source(config: &rds::route_action::HashPolicy) -> Result<HashSource, Pro
         Some(PolicySpecifier::Header(header)) => {
             HashSource::Header(header.header_name.to_ascii_lowercase())
         }
-        Some(PolicySpecifier::Cookie(cookie)) if cookie.ttl.is_none() => {
-            HashSource::Cookie(cookie.name.clone())
-        }
-        Some(PolicySpecifier::Cookie(_)) => {
-            return Err(Problem::new("is not supported: no cookies are made").inside("cookie.ttl"));
-        }
+        Some(PolicySpecifier::Cookie(cookie)) => HashSource::Cookie {
+            name: cookie.name.clone(),
+            ttl: cookie.ttl.as_ref().map(duration).transpose().at("cookie.ttl")?,
+            path: cookie.path.clone(),
+        },
         Some(PolicySpecifier::ConnectionProperties(properties)) if properties.source_ip => {
             HashSource::SourceIp
         }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use tombolo_tls::mesh::Version;
 use tombolo_tls::peer::Rule;
 use tombolo_tls::spiffe::TrustDomain;
 use tombolo_xds::proto::envoy::config::core::v3 as core;
@@ -27,6 +28,7 @@ pub struct DownstreamTls {
     pub rule: Rule,
     pub alpn: Vec<String>,
     pub require_certificate: bool,
+    pub lowest: Version,
 }
 
 /// TLS that is started here.
@@ -58,7 +60,7 @@ pub fn downstream(
     let context: tls::DownstreamTlsContext = typed(any(socket)).at("typed_config")?;
     let read = || {
         let shared = context.common_tls_context.clone().unwrap_or_default();
-        own_identity(&shared)?;
+        let lowest = own_identity(&shared)?;
         let required = flag(context.require_client_certificate, false);
         let rule = match validation(&shared)? {
             Some(rule) => rule,
@@ -68,7 +70,8 @@ pub fn downstream(
             }
             None => Rule::Any,
         };
-        Ok(DownstreamTls { rule, alpn: shared.alpn_protocols, require_certificate: required })
+        let alpn = shared.alpn_protocols;
+        Ok(DownstreamTls { rule, alpn, require_certificate: required, lowest })
     };
     read().at("common_tls_context").at("typed_config").map(Transport::Tls)
 }
@@ -87,6 +90,7 @@ pub fn upstream(socket: Option<&core::TransportSocket>) -> Result<Transport<Upst
     }
     let read = || {
         let shared = context.common_tls_context.clone().unwrap_or_default();
+        // As a client it offers both versions; a server that wants 1.3 gets it.
         own_identity(&shared)?;
         let rule = validation(&shared)?.ok_or_else(|| {
             // Without one Envoy trusts whoever answers. We fail closed.
@@ -116,9 +120,9 @@ fn is_plain(socket: &core::TransportSocket) -> Result<bool, Problem> {
     }
 }
 
-/// The certificate shown must be the workload's own.
-fn own_identity(context: &tls::CommonTlsContext) -> Result<(), Problem> {
-    versions(context.tls_params.as_ref())?;
+/// The certificate shown must be the workload's own. Returns the lowest version to be spoken.
+fn own_identity(context: &tls::CommonTlsContext) -> Result<Version, Problem> {
+    let lowest = versions(context.tls_params.as_ref())?;
     if !context.tls_certificates.is_empty() {
         return Err(Problem::new("must be a secret by name").inside("tls_certificates"));
     }
@@ -128,25 +132,29 @@ fn own_identity(context: &tls::CommonTlsContext) -> Result<(), Problem> {
         }
         Err(Problem::new(format!("`{}` is not supported, only `{OWN_IDENTITY}`", c.name))
             .inside("name"))
-    })
-    .map(drop)
+    })?;
+    Ok(lowest)
 }
 
-/// TLS 1.2 and 1.3 are always both offered. A configuration that forbids one of them is not met.
-fn versions(params: Option<&tls::TlsParameters>) -> Result<(), Problem> {
+/// The lowest version. The highest is always 1.3: a configuration that forbids it is not met.
+fn versions(params: Option<&tls::TlsParameters>) -> Result<Version, Problem> {
     use tls::tls_parameters::TlsProtocol::{TlSv12, TlSv13, TlsAuto};
-    let Some(params) = params else { return Ok(()) };
-    if !matches!(params.tls_minimum_protocol_version(), TlsAuto | TlSv12) {
-        return Err(Problem::new("must be TLSv1_2")
-            .inside("tls_minimum_protocol_version")
-            .inside("tls_params"));
-    }
+    let Some(params) = params else { return Ok(Version::Tls12) };
+    let lowest = match params.tls_minimum_protocol_version() {
+        TlsAuto | TlSv12 => Version::Tls12,
+        TlSv13 => Version::Tls13,
+        _ => {
+            return Err(Problem::new("must be TLSv1_2 or TLSv1_3")
+                .inside("tls_minimum_protocol_version")
+                .inside("tls_params"));
+        }
+    };
     if !matches!(params.tls_maximum_protocol_version(), TlsAuto | TlSv13) {
         return Err(Problem::new("must be TLSv1_3")
             .inside("tls_maximum_protocol_version")
             .inside("tls_params"));
     }
-    Ok(())
+    Ok(lowest)
 }
 
 fn validation(context: &tls::CommonTlsContext) -> Result<Option<Rule>, Problem> {

@@ -76,8 +76,8 @@ impl ServerConfigs {
         let alpn: Vec<_> = tls.alpn.iter().filter(|name| *name != PEER_EXCHANGE).cloned().collect();
         let names: Vec<&[u8]> = alpn.iter().map(|name| name.as_bytes()).collect();
         Self {
-            with_alpn: credentials.server(tls.rule.clone(), certificate, &names),
-            without_alpn: credentials.server(tls.rule.clone(), certificate, &[]),
+            with_alpn: credentials.server(tls.rule.clone(), certificate, tls.lowest, &names),
+            without_alpn: credentials.server(tls.rule.clone(), certificate, tls.lowest, &[]),
             alpn,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use crate::accept::connection::Connection;
@@ -30,8 +30,18 @@ pub struct Entry {
     pub upstream: Option<(Arc<Upstream>, Arc<Endpoint>)>,
     /// What is held of the upstream until the answer has ended.
     pub lease: Option<Lease>,
+    /// The cookie that the client gets, so that its next request goes the same way.
+    pub cookie: Option<GivenCookie>,
     _open: Open,
     complete: bool,
+}
+
+/// A cookie that was made for a client.
+#[derive(Clone, Debug)]
+pub struct GivenCookie {
+    pub value: String,
+    /// The whole `set-cookie` header (RFC 6265, section 4.1).
+    pub header: HeaderValue,
 }
 
 impl Entry {
@@ -47,6 +57,7 @@ impl Entry {
             grpc: false,
             upstream: None,
             lease: None,
+            cookie: None,
             _open: open,
             complete: false,
         }

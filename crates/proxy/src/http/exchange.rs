@@ -17,7 +17,7 @@ use crate::config::routes::{Action, Forward, HashSource, HostRewrite, Route, Rou
 use crate::failure::Kind;
 use crate::http::attempt::Answer;
 use crate::http::effects;
-use crate::http::entry::Entry;
+use crate::http::entry::{Entry, GivenCookie};
 use crate::http::head::{self, Head};
 use crate::http::lifetime::Open;
 use crate::http::reply::Reply;
@@ -219,6 +219,7 @@ impl Exchange<'_> {
             let reply = Reply::new(status, "cluster_not_found", Flags::NO_UPSTREAM);
             return local(entry, Some(self.settings), reply, route);
         };
+        self.give_cookie(&mut entry, &parts.headers);
         self.rewrite(&mut entry, &chosen, &mut parts);
         let answered = self.tries(&mut entry, upstream, &parts, &source).await;
         match answered {
@@ -327,6 +328,10 @@ impl Exchange<'_> {
         record.upstream_peer = facts.peer.clone();
         record.response_headers = parts.headers.clone();
         effects::after(&self.found.route.effects, &record.request_headers, &mut parts.headers);
+        if let Some(cookie) = &entry.cookie {
+            parts.headers.append(header::SET_COOKIE, cookie.header.clone());
+        }
+        let record = &mut entry.record;
         let target = chosen.target.map(|target| &target.response_headers);
         change_response(self.routes, self.found, target, &mut parts.headers, record);
         if self.found.host.attempt_count_in_response {
@@ -374,6 +379,29 @@ impl Exchange<'_> {
         Limits { deadline, idle: self.idle_timeout() }
     }
 
+    /// Makes the cookie that the balancer goes by, if the route wants one and the client has none.
+    fn give_cookie(&self, entry: &mut Entry, headers: &HeaderMap) {
+        let wanted = self.forward.hash.iter().find_map(|source| match source {
+            HashSource::Cookie { name, ttl: Some(ttl), path } => Some((name, ttl, path)),
+            _ => None,
+        });
+        let Some((name, ttl, path)) = wanted.filter(|(name, ..)| cookie(headers, name).is_none())
+        else {
+            return;
+        };
+        let value = format!("{:016x}", rand::random::<u64>());
+        let mut text = format!("{name}=\"{value}\"");
+        if !ttl.is_zero() {
+            text.push_str(&format!("; Max-Age={}", ttl.as_secs()));
+        }
+        if !path.is_empty() {
+            text.push_str(&format!("; Path={path}"));
+        }
+        text.push_str("; HttpOnly");
+        entry.cookie =
+            HeaderValue::from_str(&text).ok().map(|header| GivenCookie { value, header });
+    }
+
     /// What a consistent-hash balancer goes by: the first source that has a value.
     pub fn hash(&self, entry: &Entry) -> Option<u64> {
         use std::hash::{DefaultHasher, Hash, Hasher};
@@ -382,7 +410,10 @@ impl Exchange<'_> {
             HashSource::Header(name) => {
                 self.head.view(headers).value(name).map(std::borrow::Cow::into_owned)
             }
-            HashSource::Cookie(name) => cookie(headers, name),
+            HashSource::Cookie { name, .. } => {
+                let given = entry.cookie.as_ref().map(|cookie| cookie.value.clone());
+                cookie(headers, name).or(given)
+            }
             HashSource::SourceIp => Some(self.head.remote.to_string()),
             HashSource::Query(name) => {
                 let query = self.head.path.split_once('?').map_or("", |(_, query)| query);
@@ -405,5 +436,6 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     let values = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs =
         values.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('='));
-    pairs.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned())
+    let found = pairs.find(|(key, _)| key.trim() == name);
+    found.map(|(_, value)| value.trim().trim_matches('"').to_owned())
 }

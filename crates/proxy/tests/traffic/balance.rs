@@ -1,6 +1,6 @@
 //! Which endpoint answers, and what happens when one does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::Bytes;
 use http::Response;
 use tombolo_proxy::snapshot::Kind;
+use tombolo_xds::proto::envoy::config::cluster::v3 as cds;
+use tombolo_xds::proto::envoy::config::route::v3 as rds;
 use tombolo_xds::proto::google::protobuf::UInt32Value;
 
 use crate::support::*;
@@ -99,12 +101,44 @@ async fn a_status_that_is_listed_is_tried_again_with_the_same_body() {
     assert_eq!(calls.load(Ordering::SeqCst), 3);
 }
 
-fn set_retriable(
-    routes: &mut tombolo_xds::proto::envoy::config::route::v3::RouteConfiguration,
-    status: u32,
-) {
-    use tombolo_xds::proto::envoy::config::route::v3::route::Action;
-    let route = &mut routes.virtual_hosts[0].routes[0];
-    let Some(Action::Route(action)) = route.action.as_mut() else { panic!("it forwards") };
+#[tokio::test]
+async fn a_cookie_is_given_once_and_leads_back() {
+    let mut node = plain(&[]);
+    let endpoints = [named("a").await, named("b").await, named("c").await];
+    let mut upstream = fixed(SERVICE, &endpoints);
+    upstream.lb_policy = cds::cluster::LbPolicy::RingHash.into();
+    node.apply(Kind::Upstream, SERVICE, &upstream);
+    let mut routes = routes("5000", SERVICE);
+    let cookie = rds::route_action::hash_policy::Cookie {
+        name: "user".to_owned(),
+        ttl: Some(seconds(60)),
+        path: "/shop".to_owned(),
+        ..Default::default()
+    };
+    forwarding(&mut routes).hash_policy = vec![rds::route_action::HashPolicy {
+        policy_specifier: Some(rds::route_action::hash_policy::PolicySpecifier::Cookie(cookie)),
+        ..Default::default()
+    }];
+    node.apply(Kind::Routes, "5000", &routes);
+    let address = node.address("0.0.0.0_5000").await;
+    let mut seen = BTreeSet::new();
+    for _ in 0..20 {
+        let first = get(address, "/", &[("host", "helloworld.sample")]).await;
+        let given = first.headers()["set-cookie"].to_str().unwrap().to_owned();
+        let (pair, attributes) = given.split_once("; ").unwrap();
+        assert_eq!(attributes, "Max-Age=60; Path=/shop; HttpOnly");
+        for _ in 0..3 {
+            let headers = [("host", "helloworld.sample"), ("cookie", pair)];
+            let next = get(address, "/", &headers).await;
+            assert_eq!(next.body(), first.body());
+            assert!(!next.headers().contains_key("set-cookie"));
+        }
+        seen.insert(first.into_body());
+    }
+    assert!(seen.len() > 1, "all clients went to {seen:?}");
+}
+
+fn set_retriable(routes: &mut rds::RouteConfiguration, status: u32) {
+    let action = forwarding(routes);
     action.retry_policy.as_mut().unwrap().retriable_status_codes = vec![status];
 }

@@ -15,7 +15,6 @@ use tombolo_proxy::connect::upstream::Upstream;
 use tombolo_proxy::snapshot::Kind;
 use tombolo_xds::proto::envoy::config::cluster::v3 as cds;
 use tombolo_xds::proto::envoy::config::core::v3 as core;
-use tombolo_xds::proto::envoy::config::route::v3 as rds;
 use tombolo_xds::proto::google::protobuf as wkt;
 
 use crate::support::*;
@@ -150,7 +149,8 @@ async fn only_what_an_application_has_not_seen_is_sent_again() {
     let mut node = client_sidecar(&Authority::new(), SLEEP, &[]);
     node.apply(Kind::Upstream, SERVICE, &fixed(SERVICE, &[app]));
     let mut routes = routes("5000", SERVICE);
-    set_retry(&mut routes, "reset-before-request");
+    let retry = forwarding(&mut routes).retry_policy.as_mut().unwrap();
+    "reset-before-request".clone_into(&mut retry.retry_on);
     node.apply(Kind::Routes, "5000", &routes);
     let address = node.address("0.0.0.0_5000").await;
     // On a new connection, and on one that was used before.
@@ -166,14 +166,6 @@ async fn only_what_an_application_has_not_seen_is_sent_again() {
         assert_eq!(answer.status(), 503);
         assert_eq!(calls.load(Ordering::SeqCst), times, "{method}, kept connection: {kept}");
     }
-}
-
-fn set_retry(routes: &mut rds::RouteConfiguration, on: &str) {
-    let route = &mut routes.virtual_hosts[0].routes[0];
-    let Some(rds::route::Action::Route(action)) = route.action.as_mut() else {
-        panic!("it forwards")
-    };
-    on.clone_into(&mut action.retry_policy.as_mut().unwrap().retry_on);
 }
 
 #[tokio::test]

@@ -450,6 +450,14 @@ pub fn direction(mut listener: lds::Listener, direction: core::TrafficDirection)
     listener
 }
 
+/// What the only route of [`routes`] does.
+pub fn forwarding(routes: &mut rds::RouteConfiguration) -> &mut rds::RouteAction {
+    match &mut routes.virtual_hosts[0].routes[0].action {
+        Some(rds::route::Action::Route(action)) => action,
+        other => panic!("it forwards: {other:?}"),
+    }
+}
+
 /// One virtual host that sends everything to `upstream`, with Istio's default retries.
 pub fn routes(name: &str, upstream: &str) -> rds::RouteConfiguration {
     let retry = rds::RetryPolicy {
