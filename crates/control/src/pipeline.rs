@@ -59,7 +59,7 @@ pub struct Pipeline {
 
 /// Starts to follow the clusters and to publish pictures of them.
 ///
-/// `ready` is blocked until the first picture is published.
+/// `ready` is blocked until the first picture is published, and says what has not been seen yet.
 pub async fn start(
     settings: Settings,
     client: kube::Client,
@@ -74,7 +74,7 @@ pub async fn start(
     let publisher = Publisher::new(Picture::of(&live));
     // What has not been seen yet, apart from what else the process waits for.
     let unseen = Ready::default();
-    let first = ready.block("first picture of the mesh");
+    let first = ready.block_because("first picture of the mesh", &unseen);
     let secrets = unseen.block("remote secrets");
     let own = unseen.block(format!("cluster {}", settings.cluster));
     let builder = Builder {
@@ -179,5 +179,35 @@ impl Builder {
         let started = Instant::now();
         let published = self.publisher.publish(Picture::of(&self.live));
         tracing::debug!(published, took = ?started.elapsed(), "picture made");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_is_not_ready_says_what_of_which_cluster_it_has_not_seen() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::io::Error>>()
+        });
+        let (shutdown, ready) = (Shutdown::default(), Ready::default());
+        let settings = Settings {
+            cluster: ClusterId::new("cluster01"),
+            domain: String::from("cluster.local"),
+            system_namespace: String::from("istio-system"),
+            mesh_config_map: String::from("istio"),
+            remote_timeout: Duration::ZERO,
+            debounce_after: Duration::ZERO,
+            debounce_most: Duration::ZERO,
+            loopback: Loopback::Refused,
+        };
+        start(settings, kube::Client::new(silent, "default"), &shutdown, &ready).await;
+        let pending = ready.pending();
+        shutdown.draining_token().cancel();
+        let [secrets, cluster] = pending.as_slice() else { panic!("{pending:?}") };
+        assert_eq!(secrets, "first picture of the mesh: remote secrets");
+        let seen = "first picture of the mesh: cluster cluster01: Service, EndpointSlice, Pod,";
+        assert!(cluster.starts_with(seen), "{cluster}");
     }
 }

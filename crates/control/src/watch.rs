@@ -7,3 +7,4 @@ pub mod mesh;
 
 pub(crate) mod follow;
 pub(crate) mod remotes;
+pub(crate) mod started;

@@ -9,8 +9,16 @@ use tokio::sync::watch;
 /// The blockers that keep a process from being ready. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Ready {
-    pending: Arc<Mutex<BTreeMap<u64, String>>>,
+    pending: Arc<Mutex<BTreeMap<u64, Reason>>>,
     changed: Arc<watch::Sender<u64>>,
+}
+
+/// Why a process is not ready.
+#[derive(Clone, Debug)]
+struct Reason {
+    text: String,
+    /// What this reason waits for itself.
+    because: Option<Ready>,
 }
 
 /// One reason not to be ready. Dropping it removes the reason.
@@ -29,18 +37,35 @@ impl Default for Ready {
 impl Ready {
     /// Adds a reason not to be ready, which lasts until the returned blocker is dropped.
     pub fn block(&self, reason: impl Into<String>) -> Blocker {
+        self.add(Reason { text: reason.into(), because: None })
+    }
+
+    /// Like [`Self::block`]; while it lasts, what `because` waits for is shown with it.
+    pub fn block_because(&self, reason: impl Into<String>, because: &Self) -> Blocker {
+        self.add(Reason { text: reason.into(), because: Some(because.clone()) })
+    }
+
+    fn add(&self, reason: Reason) -> Blocker {
         let mut id = 0;
         self.changed.send_modify(|next| {
             id = *next;
             *next += 1;
         });
-        self.pending.lock().insert(id, reason.into());
+        self.pending.lock().insert(id, reason);
         Blocker { ready: self.clone(), id }
     }
 
     /// What the process still waits for, in the order it was added.
     pub fn pending(&self) -> Vec<String> {
-        self.pending.lock().values().cloned().collect()
+        let reasons: Vec<Reason> = self.pending.lock().values().cloned().collect();
+        let mut all = Vec::new();
+        for Reason { text, because } in reasons {
+            match because.map(|because| because.pending()).unwrap_or_default() {
+                details if details.is_empty() => all.push(text),
+                details => all.extend(details.iter().map(|detail| format!("{text}: {detail}"))),
+            }
+        }
+        all
     }
 
     /// Whether nothing is pending.
@@ -56,6 +81,15 @@ impl Ready {
             if changed.changed().await.is_err() {
                 return;
             }
+        }
+    }
+}
+
+impl Blocker {
+    /// Says the reason anew.
+    pub fn describe(&self, reason: impl Into<String>) {
+        if let Some(pending) = self.ready.pending.lock().get_mut(&self.id) {
+            pending.text = reason.into();
         }
     }
 }
@@ -85,5 +119,19 @@ mod tests {
         drop(certificates);
         waiting.await.unwrap();
         assert!(ready.is_ready());
+    }
+
+    #[test]
+    fn a_reason_shows_what_it_waits_for_itself() {
+        let (ready, unseen) = (Ready::default(), Ready::default());
+        let picture = ready.block_because("first picture", &unseen);
+        assert_eq!(ready.pending(), ["first picture"]);
+        let (one, two) = (unseen.block("cluster one"), unseen.block("cluster two"));
+        two.describe("cluster two: Pod");
+        let want = ["first picture: cluster one", "first picture: cluster two: Pod"];
+        assert_eq!(ready.pending(), want);
+        drop((picture, one));
+        assert!(ready.is_ready());
+        assert_eq!(unseen.pending(), ["cluster two: Pod"]);
     }
 }

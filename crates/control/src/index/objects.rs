@@ -3,6 +3,7 @@
 //! Watches turn whole objects into these at once, so that nothing else stays in memory.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -26,6 +27,19 @@ pub enum Kind {
     Namespace,
     /// An Istio kind, by its name.
     Istio(&'static str),
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Service => "Service",
+            Self::Slice => "EndpointSlice",
+            Self::Pod => "Pod",
+            Self::Node => "Node",
+            Self::Namespace => "Namespace",
+            Self::Istio(kind) => kind,
+        })
+    }
 }
 
 /// One object, reduced.

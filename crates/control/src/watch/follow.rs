@@ -1,7 +1,7 @@
 //! One cluster followed: a watch per kind, each event reduced and passed on.
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,10 @@ use tombolo_runtime::shutdown::Shutdown;
 use crate::index::live::{Change, Event, Incarnation, MeshSettings};
 use crate::index::objects::{Kind, Object};
 use crate::watch::clusters::{Clusters, Sync};
-use crate::watch::{extract, mesh};
+use crate::watch::{extract, mesh, started};
+
+#[cfg(test)]
+mod tests;
 
 /// How long to wait between attempts, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -33,6 +36,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const PROBE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 /// Objects per page of a list.
 const PAGE: u32 = 500;
+
+/// Stands for the mesh's settings.
+const MESH: Kind = Kind::Istio("MeshConfig");
 
 /// Every Istio kind: name, group, plural, versions by preference. Those that have no effect are
 /// followed too, so that users are told.
@@ -65,10 +71,27 @@ pub(crate) struct Connection {
     progress: Arc<Mutex<Progress>>,
 }
 
+/// What a cluster is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    /// Whether its API server is there.
+    Version,
+    Objects(Kind),
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version => f.write_str("API server version"),
+            Self::Objects(kind) => write!(f, "{kind}"),
+        }
+    }
+}
+
 /// What of a cluster has been seen, and what fails now.
 struct Progress {
     pending: BTreeSet<Kind>,
-    failing: BTreeSet<&'static str>,
+    failing: BTreeSet<Asked>,
     /// Held until everything has been seen.
     blocker: Option<Blocker>,
     synced: bool,
@@ -109,13 +132,13 @@ impl Connection {
         let mut kinds = vec![Kind::Service, Kind::Slice, Kind::Pod, Kind::Node, Kind::Namespace];
         if mesh.is_some() {
             kinds.extend(ISTIO.iter().map(|(kind, ..)| Kind::Istio(kind)));
-            // Stands for the settings.
-            kinds.push(Kind::Istio("MeshConfig"));
+            kinds.push(MESH);
         }
         {
             let mut progress = self.progress.lock();
             progress.pending = kinds.into_iter().collect();
             progress.blocker = Some(blocker);
+            self.show(&progress);
         }
         self.tell(Change::Opened).await;
         let spawn = |task: futures::future::BoxFuture<'static, ()>| {
@@ -166,8 +189,14 @@ impl Connection {
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let api = Api::<K>::all(self.client.clone());
+        let api = Api::<K>::all(self.heeded(kind));
         Box::pin(self.clone().follow(api, kind, reduce))
+    }
+
+    /// The client, for watches of `kind`.
+    fn heeded(&self, kind: Kind) -> kube::Client {
+        let connection = self.clone();
+        started::heeding(&self.client, move || connection.works(Asked::Objects(kind)))
     }
 
     /// Follows one kind for ever. An object that cannot be read stops nothing.
@@ -185,6 +214,7 @@ impl Connection {
                 Ok(Watched::InitApply(object)) => fresh.extend(reduce(object)),
                 Ok(Watched::InitDone) => {
                     backoff.reset();
+                    self.works(Asked::Objects(kind));
                     self.tell(Change::Replace(kind, std::mem::take(&mut fresh))).await;
                     self.seen(kind).await;
                 }
@@ -199,12 +229,19 @@ impl Connection {
                     self.tell(Change::Delete(kind, name_of(&object))).await;
                 }
                 Err(error) => {
-                    tracing::debug!(
-                        cluster = %self.cluster, ?kind, error = %chain(&error), "watch failed"
-                    );
+                    self.interrupted(kind, &error);
                     tokio::time::sleep(backoff.delay()).await;
                 }
             }
+        }
+    }
+
+    fn interrupted(&self, kind: Kind, error: &watcher::Error) {
+        match started::failure(error) {
+            Some(why) => self.fails(Asked::Objects(kind), &why),
+            None => tracing::debug!(
+                cluster = %self.cluster, %kind, error = %chain(error), "watch interrupted"
+            ),
         }
     }
 
@@ -213,7 +250,11 @@ impl Connection {
         let done = {
             let mut progress = self.progress.lock();
             let last = progress.pending.remove(&kind) && progress.pending.is_empty();
-            progress.synced |= last;
+            if last {
+                progress.synced = true;
+            } else {
+                self.show(&progress);
+            }
             last
         };
         if !done {
@@ -221,9 +262,10 @@ impl Connection {
         }
         // The event goes before the blocker, so that whoever waits for the blocker has it.
         self.tell(Change::Synced).await;
-        self.clusters.set_sync(&self.cluster, self.incarnation, Sync::Synced);
         tracing::info!(cluster = %self.cluster, "cluster synced");
-        self.progress.lock().blocker = None;
+        let mut progress = self.progress.lock();
+        self.show(&progress);
+        progress.blocker = None;
     }
 
     /// Gives up waiting for everything to be seen; the watches go on.
@@ -252,12 +294,13 @@ impl Connection {
         plural: &'static str,
         versions: &'static [&'static str],
     ) {
+        let client = self.heeded(Kind::Istio(kind));
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             for version in versions {
                 let of = GroupVersionKind::gvk(group, version, kind);
                 let resource = ApiResource::from_gvk_with_plural(&of, plural);
-                let api = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
+                let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
                 match api.list(&ListParams::default().limit(1)).await {
                     Ok(_) => {
                         let reduce = move |it| Some(Object::Istio(extract::istio(kind, it)));
@@ -265,15 +308,15 @@ impl Connection {
                     }
                     Err(kube::Error::Api(status)) if status.code == 404 => (),
                     Err(error) => {
-                        tracing::debug!(
-                            cluster = %self.cluster, kind, error = %chain(&error), "list failed"
-                        );
+                        let asked = Asked::Objects(Kind::Istio(kind));
+                        self.fails(asked, &chain(&error).to_string());
                         // Not known whether it is served: try all versions again.
                         break;
                     }
                 }
                 if Some(version) == versions.last() {
                     // The kind is not installed, which is all there is to see.
+                    self.works(Asked::Objects(Kind::Istio(kind)));
                     self.tell(Change::Replace(Kind::Istio(kind), Vec::new())).await;
                     self.seen(Kind::Istio(kind)).await;
                 }
@@ -284,7 +327,7 @@ impl Connection {
 
     /// Follows the mesh's settings.
     async fn mesh(self, name: ObjectName) {
-        let api = Api::<ConfigMap>::namespaced(self.client.clone(), &name.namespace);
+        let api = Api::<ConfigMap>::namespaced(self.heeded(MESH), &name.namespace);
         let config = watcher::Config::default().fields(&format!("metadata.name={}", name.name));
         let mut stream = std::pin::pin!(watcher(api, config));
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
@@ -305,15 +348,14 @@ impl Connection {
                         settings = MeshSettings::default();
                         self.tell(Change::Mesh(Box::default())).await;
                     }
-                    self.seen(Kind::Istio("MeshConfig")).await;
+                    self.works(Asked::Objects(MESH));
+                    self.seen(MESH).await;
                     continue;
                 }
                 // Settings that were deleted by mistake go on to hold.
                 Ok(Watched::Delete(_)) => continue,
                 Err(error) => {
-                    tracing::debug!(
-                        cluster = %self.cluster, error = %chain(&error), "watch failed"
-                    );
+                    self.interrupted(MESH, &error);
                     tokio::time::sleep(backoff.delay()).await;
                     continue;
                 }
@@ -328,36 +370,65 @@ impl Connection {
     async fn probe(self) {
         loop {
             tokio::time::sleep(PROBE.0).await;
-            let asked = tokio::time::timeout(PROBE.1, self.client.apiserver_version()).await;
-            let answers = match asked {
-                Ok(Ok(_)) => true,
-                // An answer that forbids is an answer.
-                Ok(Err(kube::Error::Api(_))) => true,
-                Ok(Err(_)) | Err(_) => false,
-            };
-            self.note("api", answers);
+            self.ask().await;
         }
     }
 
-    fn note(&self, what: &'static str, works: bool) {
+    async fn ask(&self) {
+        let asked = tokio::time::timeout(PROBE.1, self.client.apiserver_version()).await;
+        match asked {
+            Ok(Ok(_)) => self.works(Asked::Version),
+            // An answer that forbids is an answer. One to nobody it knows is none to us, and
+            // others may come from what stands in front of the API server.
+            Ok(Err(kube::Error::Api(status))) if status.code != 401 && status.code < 500 => {
+                self.works(Asked::Version);
+            }
+            Ok(Err(error)) => self.fails(Asked::Version, &chain(&error).to_string()),
+            Err(_) => self.fails(Asked::Version, &format!("no answer within {:?}", PROBE.1)),
+        }
+    }
+
+    /// Notes that something is not answered, and says why when that is new.
+    fn fails(&self, asked: Asked, why: &str) {
         let mut progress = self.progress.lock();
-        let changed =
-            if works { progress.failing.remove(what) } else { progress.failing.insert(what) };
-        let (synced, failing) = (progress.synced, !progress.failing.is_empty());
-        drop(progress);
-        if !changed || !synced {
+        if !progress.failing.insert(asked) {
             return;
         }
-        let sync = if failing { Sync::Stale } else { Sync::Synced };
-        if failing {
-            tracing::warn!(
-                cluster = %self.cluster,
-                "the cluster's API server does not answer: its last known state holds"
-            );
-        } else {
-            tracing::info!(cluster = %self.cluster, "the cluster's API server answers again");
+        tracing::warn!(
+            cluster = %self.cluster, %asked, error = why,
+            "cluster not followed: what was seen of it last holds, trying again"
+        );
+        self.show(&progress);
+    }
+
+    /// Notes that something is answered.
+    fn works(&self, asked: Asked) {
+        let mut progress = self.progress.lock();
+        if !progress.failing.remove(&asked) {
+            return;
         }
-        self.clusters.set_sync(&self.cluster, self.incarnation, sync);
+        tracing::info!(cluster = %self.cluster, %asked, "cluster followed again");
+        self.show(&progress);
+    }
+
+    /// Brings what others see of the connection in line with its progress.
+    fn show(&self, progress: &Progress) {
+        if progress.synced {
+            let sync = if progress.failing.is_empty() { Sync::Synced } else { Sync::Stale };
+            self.clusters.set_sync(&self.cluster, self.incarnation, sync);
+        }
+        if let Some(blocker) = &progress.blocker {
+            let kind = |kind: &Kind| match progress.failing.contains(&Asked::Objects(*kind)) {
+                true => format!("{kind} (fails, see the log)"),
+                false => kind.to_string(),
+            };
+            let kinds: Vec<String> = progress.pending.iter().map(kind).collect();
+            let text = match kinds.as_slice() {
+                [] => format!("cluster {}", self.cluster),
+                kinds => format!("cluster {}: {}", self.cluster, kinds.join(", ")),
+            };
+            blocker.describe(text);
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! the new one has seen everything. Only a secret that goes takes its cluster away.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -22,6 +24,7 @@ use crate::index::live::{Change, Event, Incarnation};
 use crate::watch::clusters::{Cluster, Clusters, Sync};
 use crate::watch::follow::Connection;
 use crate::watch::kubeconfig::{self, Loopback};
+use crate::watch::started;
 
 /// The label of secrets that link clusters.
 const LABEL: &str = "istio/multiCluster=true";
@@ -56,13 +59,24 @@ type Secrets = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 impl Remotes {
     /// Follows the secrets for ever. `blocker` is dropped when all of them have been seen once.
     pub(crate) async fn run(mut self, blocker: Blocker) {
-        let api = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
+        // Whether the last attempt failed: each outage is told of once.
+        let failing = Arc::new(AtomicBool::new(false));
+        let works = {
+            let (failing, cluster) = (failing.clone(), self.clusters.config_cluster().clone());
+            move || {
+                if failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!(%cluster, "remote secrets are followed again");
+                }
+            }
+        };
+        let client = started::heeding(&self.client, works);
+        let api = Api::<Secret>::namespaced(client, &self.namespace);
         let config = watcher::Config::default().labels(LABEL);
         let mut stream = std::pin::pin!(watcher(api, config));
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let draining = self.shutdown.draining_token();
         let (mut secrets, mut fresh) = (Secrets::new(), Secrets::new());
-        let (mut blocker, mut listed) = (Some(blocker), false);
+        let mut blocker = Some(blocker);
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         loop {
             // The watch stream and the interval keep their state when they are not chosen.
@@ -83,7 +97,6 @@ impl Remotes {
                 Some(Ok(Watched::InitDone)) => {
                     backoff.reset();
                     secrets = std::mem::take(&mut fresh);
-                    listed = true;
                     self.link(&secrets).await;
                     // Each linked cluster holds a blocker of its own by now.
                     drop(blocker.take());
@@ -97,8 +110,14 @@ impl Remotes {
                     self.link(&secrets).await;
                 }
                 Some(Err(error)) => {
-                    if !listed {
-                        tracing::debug!(error = %chain(&error), "list of remote secrets failed");
+                    if let Some(why) = started::failure(&error)
+                        && !failing.swap(true, Ordering::Relaxed)
+                    {
+                        tracing::warn!(
+                            cluster = %self.clusters.config_cluster(),
+                            namespace = self.namespace, error = why,
+                            "remote secrets cannot be followed: the clusters stay as they are, trying again"
+                        );
                     }
                     tokio::time::sleep(backoff.delay()).await;
                 }
