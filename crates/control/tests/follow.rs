@@ -275,6 +275,14 @@ async fn a_cluster_is_linked_linked_anew_and_forgotten() {
     eventually("synced", || of("cluster02").sync == Sync::Synced).await;
     assert_eq!(of("cluster02").secret, "istio-system/istio-remote-secret-cluster02");
 
+    // A kubeconfig with a wrong address: whoever asks the cluster goes on to ask where it is.
+    let address = server.kubeconfig.split_whitespace().find(|it| it.starts_with("https:")).unwrap();
+    let nowhere = format!("https://127.0.0.1:{}", free_port());
+    server.link(&server.kubeconfig.replace(address, &nowhere)).await;
+    eventually("linked wrongly", || of("cluster02").sync == Sync::Syncing).await;
+    let client = pipeline.clusters.client(&ClusterId::new("cluster02")).unwrap();
+    client.apiserver_version().await.expect("the old connection still works");
+
     // Another kubeconfig: a new connection, and nothing is lost on the way.
     let first = of("cluster02").incarnation;
     server.link(&server.kubeconfig.replace("user: c}", "user: c, namespace: x}")).await;
