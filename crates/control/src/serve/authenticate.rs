@@ -7,6 +7,7 @@
 //! * Anything ambiguous is refused: several tokens, several cluster names, a user name that is
 //!   not exactly that of a service account, an answer for another audience.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use http::HeaderMap;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tombolo_model::id::ClusterId;
 use tombolo_runtime::errors::chain;
 use tombolo_tls::spiffe::{self, SpiffeId, TrustDomain};
@@ -27,7 +30,10 @@ const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 /// Longer tokens are not from a Kubernetes cluster.
 const LONGEST_TOKEN: usize = 16 * 1024;
-/// How long a cluster may take to judge a token; callers try again.
+/// How many tokens a cluster judges at a time; more wait for their turn. Tokens come from anybody,
+/// and each costs the cluster a request.
+const AT_A_TIME: usize = 32;
+/// How long that may take with the wait for it; callers try again.
 const REVIEW: Duration = Duration::from_secs(10);
 
 /// What a connection's handshake established; attached to every request on it.
@@ -90,6 +96,8 @@ pub struct Authenticator {
     settings: Arc<Settings>,
     clusters: Clusters,
     publisher: Publisher,
+    /// By cluster, so that one that is slow holds up no other.
+    turns: Mutex<BTreeMap<ClusterId, Arc<Semaphore>>>,
 }
 
 impl fmt::Debug for Authenticator {
@@ -100,7 +108,7 @@ impl fmt::Debug for Authenticator {
 
 impl Authenticator {
     pub fn new(settings: Arc<Settings>, clusters: Clusters, publisher: Publisher) -> Self {
-        Self { settings, clusters, publisher }
+        Self { settings, clusters, publisher, turns: Mutex::default() }
     }
 
     /// Says who calls with these headers over this connection.
@@ -143,7 +151,16 @@ impl Authenticator {
         };
         let failed = |reason: String| Unauthenticated::Review { cluster: cluster.clone(), reason };
         let (reviews, params) = (Api::<TokenReview>::all(client), PostParams::default());
-        let asked = reviews.create(&params, &review);
+        let turns = Arc::clone(
+            self.turns
+                .lock()
+                .entry(cluster.clone())
+                .or_insert_with(|| Arc::new(Semaphore::new(AT_A_TIME))),
+        );
+        let asked = async {
+            let _turn = turns.acquire().await;
+            reviews.create(&params, &review).await
+        };
         let answer = tokio::time::timeout(REVIEW, asked)
             .await
             .map_err(|_| failed(format!("no answer within {REVIEW:?}")))?
@@ -228,4 +245,70 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Unauthenticated> {
         return Err(Unauthenticated::Long(token.len()));
     }
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::index::live::Live;
+    use crate::index::picture::Picture;
+    use crate::watch::clusters::{Cluster, Sync};
+
+    /// A cluster that counts the tokens it is asked about and confirms none, when the gate lets it.
+    fn cluster(asked: &Arc<AtomicUsize>, gate: &Arc<Semaphore>) -> kube::Client {
+        let (asked, gate) = (asked.clone(), gate.clone());
+        let answer = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let gate = gate.clone();
+            async move {
+                let _open = gate.acquire().await;
+                let review = r#"{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {}, "status": {"authenticated": false}}"#;
+                Ok::<_, std::io::Error>(http::Response::new(axum::body::Body::from(review)))
+            }
+        });
+        kube::Client::new(answer, "default")
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_tokens_reaches_a_cluster_a_few_at_a_time_and_holds_up_no_other() {
+        let (asked, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let home = ClusterId::new("cluster01");
+        let clusters = Clusters::new(home.clone(), cluster(&asked, &closed));
+        clusters.set(Cluster {
+            id: ClusterId::new("cluster02"),
+            secret: String::new(),
+            sync: Sync::Synced,
+            client: cluster(&Arc::default(), &Arc::new(Semaphore::new(1))),
+            incarnation: 1,
+        });
+        let settings = crate::serve::tests::settings(&TempDir::new().unwrap());
+        let live = Live::new(home, "cluster.local", "istio-system");
+        let publisher = Publisher::new(Picture::of(&live));
+        let authenticator = Authenticator::new(Arc::new(settings), clusters, publisher);
+        let call = async |cluster: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("authorization", "Bearer any".parse().unwrap());
+            headers.insert("clusterid", cluster.parse().unwrap());
+            authenticator.authenticate(&headers, None).await.unwrap_err()
+        };
+        let flood = futures::future::join_all((0..4 * AT_A_TIME).map(|_| call("cluster01")));
+        let other = async {
+            while asked.load(Ordering::Relaxed) < AT_A_TIME {
+                tokio::task::yield_now().await;
+            }
+            let error = call("cluster02").await;
+            assert!(matches!(error, Unauthenticated::Rejected { .. }), "{error}");
+            let most = asked.load(Ordering::Relaxed);
+            closed.add_permits(AT_A_TIME);
+            most
+        };
+        let (errors, most) = tokio::join!(flood, other);
+        assert_eq!(most, AT_A_TIME);
+        assert_eq!(asked.load(Ordering::Relaxed), 4 * AT_A_TIME);
+        assert!(errors.iter().all(|error| matches!(error, Unauthenticated::Rejected { .. })));
+    }
 }
