@@ -89,6 +89,11 @@ pub(crate) struct Context<'a> {
 }
 
 impl Injector<'_> {
+    /// Whether the pod shall have a proxy.
+    pub fn wants(&self, pod: &Value, namespace: &str) -> bool {
+        decide::required(self.config, pod, namespace)
+    }
+
     /// The pod with a proxy; none when it shall have none.
     ///
     /// # Errors
@@ -97,7 +102,7 @@ impl Injector<'_> {
         if !request.pod.get("spec").is_some_and(Value::is_object) {
             return Err(Refused::NotAPod("it has no spec".into()));
         }
-        if !decide::required(self.config, request.pod, request.namespace) {
+        if !self.wants(request.pod, request.namespace) {
             return Ok(None);
         }
         let previous::Taken { pod, overrides, probers, prometheus } =

@@ -156,7 +156,6 @@ impl Webhooks {
             .cluster
             .as_deref()
             .map_or_else(|| self.settings.cluster.clone(), |name| self.settings.resolve(name));
-        let native = self.nodes.native(&cluster).await;
         let published = self.publisher.latest();
         let injector = Injector {
             config: &config,
@@ -164,6 +163,8 @@ impl Webhooks {
             revision: &self.settings.revision,
         };
         let pod = &request.object;
+        // Clusters are asked only when the answer matters: reviews come from anybody.
+        let native = injector.wants(pod, namespace) && self.nodes.native(&cluster).await;
         match injector.inject(&Request { pod, namespace, place, native }) {
             Ok(None) => Verdict::Allowed,
             Ok(Some(injected)) => {
@@ -194,5 +195,54 @@ fn pod_name(request: &AdmissionRequest) -> &str {
     match request.name.as_str() {
         "" => text("name").or_else(|| text("generateName")).unwrap_or_default(),
         name => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tempfile::TempDir;
+    use tombolo_model::id::ClusterId;
+
+    use super::*;
+    use crate::index::live::Live;
+    use crate::index::picture::Picture;
+    use crate::inject::InjectorConfig;
+    use crate::serve::settings::NativeSidecars;
+    use crate::watch::clusters::Clusters;
+
+    /// A control plane whose API server counts how often it is asked.
+    fn webhooks(asked: &Arc<AtomicUsize>) -> Webhooks {
+        let asked = asked.clone();
+        let counts = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            async { Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("away")) }
+        });
+        let cluster = ClusterId::new("cluster01");
+        let clusters = Clusters::new(cluster.clone(), kube::Client::new(counts, "default"));
+        let live = Live::new(cluster, "cluster.local", "istio-system");
+        let config = Config::default();
+        config.set(InjectorConfig::default());
+        Webhooks {
+            settings: Arc::new(crate::serve::tests::settings(&TempDir::new().unwrap())),
+            publisher: Publisher::new(Picture::of(&live)),
+            ready: Ready::default(),
+            config,
+            nodes: Arc::new(Nodes::new(NativeSidecars::Auto, clusters)),
+        }
+    }
+
+    #[tokio::test]
+    async fn no_cluster_is_asked_about_a_pod_that_gets_no_proxy() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let webhooks = webhooks(&asked);
+        let review = |object: Value| AdmissionRequest { object, ..AdmissionRequest::default() };
+        let host = review(json!({"spec": {"hostNetwork": true}}));
+        let verdict = webhooks.inject(&host, &Place::default()).await;
+        assert!(matches!(verdict, Verdict::Allowed));
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+        webhooks.inject(&review(json!({"spec": {}})), &Place::default()).await;
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
     }
 }
