@@ -331,7 +331,7 @@ impl Connection {
         let config = watcher::Config::default().fields(&format!("metadata.name={}", name.name));
         let mut stream = std::pin::pin!(watcher(api, config));
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let (mut settings, mut found) = (MeshSettings::default(), false);
+        let (mut settings, mut found, mut read) = (MeshSettings::default(), false, false);
         while let Some(event) = stream.next().await {
             let data = match event {
                 Ok(Watched::Init) => {
@@ -339,20 +339,24 @@ impl Connection {
                     continue;
                 }
                 Ok(Watched::InitApply(map) | Watched::Apply(map)) => {
-                    found = true;
+                    (found, read) = (true, true);
                     map.data.unwrap_or_default()
                 }
                 Ok(Watched::InitDone) => {
                     backoff.reset();
-                    if !found {
-                        settings = MeshSettings::default();
+                    if !found && read {
+                        tracing::warn!(
+                            cluster = %self.cluster, config_map = %name,
+                            "the mesh's settings are gone: those before hold"
+                        );
+                    } else if !found {
                         self.tell(Change::Mesh(Box::default())).await;
                     }
                     self.works(Asked::Objects(MESH));
                     self.seen(MESH).await;
                     continue;
                 }
-                // Settings that were deleted by mistake go on to hold.
+                // Settings that were deleted by mistake go on to hold, also after the next list.
                 Ok(Watched::Delete(_)) => continue,
                 Err(error) => {
                     self.interrupted(MESH, &error);

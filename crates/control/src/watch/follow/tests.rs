@@ -19,6 +19,8 @@ struct Server {
     codes: Arc<Mutex<BTreeMap<(&'static str, bool), u16>>>,
     /// Items of lists, by the end of the path.
     items: Arc<Mutex<BTreeMap<&'static str, Vec<Value>>>>,
+    /// How often each path was listed.
+    lists: Arc<Mutex<BTreeMap<String, usize>>>,
     /// Counts how often all watches were ended, and with what they end.
     ends: watch::Sender<(u64, &'static str)>,
 }
@@ -26,7 +28,7 @@ struct Server {
 impl Server {
     fn new() -> Self {
         let ends = watch::Sender::new((0, ""));
-        Self { codes: Arc::default(), items: Arc::default(), ends }
+        Self { codes: Arc::default(), items: Arc::default(), lists: Arc::default(), ends }
     }
 
     fn client(&self) -> kube::Client {
@@ -76,6 +78,7 @@ impl Server {
                 json!({"major": "1", "minor": "33", "gitVersion": "v1.33.0", "gitCommit": "", "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": ""}),
             )
         } else {
+            *self.lists.lock().entry(path.to_owned()).or_default() += 1;
             let items = self.items.lock();
             let items = items.iter().find(|(end, _)| path.ends_with(*end)).map(|(_, items)| items);
             let items = items.cloned().unwrap_or_default();
@@ -94,8 +97,7 @@ struct Followed {
     connection: Connection,
     clusters: Clusters,
     unseen: Ready,
-    /// Somebody must listen.
-    _events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Event>,
     shutdown: Shutdown,
 }
 
@@ -113,7 +115,7 @@ async fn follow(server: &Server, mesh: Option<ObjectName>) -> Followed {
     let connection = Connection::new(cluster, 0, client, sender, clusters.clone());
     let blocker = unseen.block("cluster");
     connection.start(&shutdown, blocker, mesh).await;
-    Followed { connection, clusters, unseen, _events: events, shutdown }
+    Followed { connection, clusters, unseen, events, shutdown }
 }
 
 impl Followed {
@@ -170,4 +172,34 @@ async fn a_watch_that_does_not_start_again_makes_the_cluster_stale_until_it_does
     // Nothing changes, so the watch itself says nothing when it goes on.
     server.says("/nodes", true, 200);
     followed.until("synced again", |it| it.sync() == Sync::Synced).await;
+}
+
+#[tokio::test]
+async fn settings_that_were_deleted_hold_after_the_next_list_too() {
+    const GONE: &str = "{\"type\": \"ERROR\", \"object\": {\"kind\": \"Status\", \"apiVersion\": \"v1\", \"status\": \"Failure\", \"message\": \"too old\", \"reason\": \"Expired\", \"code\": 410}}\n";
+    let map = |domain: &str| {
+        json!({
+            "metadata": {"name": "istio", "namespace": "istio-system", "resourceVersion": "1"},
+            "data": {"mesh": format!("trustDomain: {domain}\n")},
+        })
+    };
+    let server = Server::new();
+    server.items.lock().insert("/configmaps", vec![map("one.example")]);
+    let mut followed = follow(&server, Some(ObjectName::new("istio-system", "istio"))).await;
+    followed.until("synced", |it| it.sync() == Sync::Synced).await;
+    let lists = |server: &Server| server.lists.lock()["/api/v1/namespaces/istio-system/configmaps"];
+    for items in [vec![], vec![map("two.example")]] {
+        let before = lists(&server);
+        server.items.lock().insert("/configmaps", items);
+        server.end_watches(GONE);
+        followed.until("listed again", |_| lists(&server) > before).await;
+    }
+    let mut domains = Vec::new();
+    while domains.last().is_none_or(|domain| domain != "two.example") {
+        let event = tokio::time::timeout(Duration::from_secs(30), followed.events.recv()).await;
+        if let Change::Mesh(settings) = event.expect("in time").expect("open").change {
+            domains.push(settings.config.trust_domain.clone());
+        }
+    }
+    assert_eq!(domains, ["one.example", "two.example"]);
 }
