@@ -97,7 +97,6 @@ pub async fn run(settings: Settings, client: kube::Client) -> anyhow::Result<()>
     let grpc =
         tonic::service::Routes::new(ads).add_service(certificates).prepare().into_axum_router();
     let injection = Config::default();
-    let unread = ready.block("injection configuration");
     let hooks = webhooks::router(Webhooks {
         settings: settings.clone(),
         publisher: publisher.clone(),
@@ -127,7 +126,7 @@ pub async fn run(settings: Settings, client: kube::Client) -> anyhow::Result<()>
         let (settings, draining) = (settings.clone(), shutdown.clone());
         async move {
             tokio::select! {
-                () = injection.follow(settings, client, unread) => (),
+                () = injection.follow(settings, client) => (),
                 () = draining.draining() => (),
             }
         }

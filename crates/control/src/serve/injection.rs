@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tombolo_model::id::ClusterId;
 use tombolo_runtime::errors::chain;
-use tombolo_runtime::ready::Blocker;
 
 use crate::inject::InjectorConfig;
 use crate::serve::settings::{NativeSidecars, Settings};
@@ -32,44 +31,57 @@ const ASK: Duration = Duration::from_secs(2);
 /// The injector's configuration of the moment. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    current: Arc<ArcSwapOption<InjectorConfig>>,
+    current: watch::Sender<Option<Arc<InjectorConfig>>>,
 }
 
 impl Config {
-    /// What the ConfigMap says; none until it was read once.
-    pub fn current(&self) -> Option<Arc<InjectorConfig>> {
-        self.current.load_full()
+    /// What the ConfigMap says. Waits until it was read once.
+    pub async fn read(&self) -> Arc<InjectorConfig> {
+        let mut changes = self.current.subscribe();
+        loop {
+            if let Some(config) = changes.borrow_and_update().clone() {
+                return config;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     pub(crate) fn set(&self, config: InjectorConfig) {
-        self.current.store(Some(Arc::new(config)));
+        self.current.send_replace(Some(Arc::new(config)));
     }
 
-    /// Follows the ConfigMap for ever; `unread` goes when it was read once.
-    pub async fn follow(self, settings: Arc<Settings>, client: Client, unread: Blocker) {
-        let name = settings.revisioned("istio-sidecar-injector");
-        let api = Api::<ConfigMap>::namespaced(client, &settings.namespace);
+    /// Follows the ConfigMap for ever.
+    pub async fn follow(self, settings: Arc<Settings>, client: Client) {
+        let Settings { namespace, cluster, .. } = &*settings;
+        let name = settings.injector_config_map();
+        let api = Api::<ConfigMap>::namespaced(client, namespace);
         let fields = format!("metadata.name={name}");
         let events = watcher(api, watcher::Config::default().fields(&fields)).default_backoff();
         let mut events = std::pin::pin!(events);
-        let mut unread = Some(unread);
+        let mut found = false;
         while let Some(event) = events.next().await {
             match event {
+                Ok(watcher::Event::Init) => found = false,
                 Ok(watcher::Event::Apply(map) | watcher::Event::InitApply(map)) => {
+                    found = true;
                     match InjectorConfig::read(&map.data.unwrap_or_default()) {
                         Ok(config) => {
                             self.set(config);
-                            unread.take();
                             tracing::info!(config_map = name, "injection configuration read");
                         }
                         Err(error) => {
-                            tracing::error!(config_map = name, %error, "injection configuration cannot be read, the old one stays");
+                            tracing::error!(%cluster, namespace, config_map = name, %error, "injection configuration cannot be read, what was read before holds");
                         }
                     }
                 }
-                Ok(_) => (),
+                Ok(watcher::Event::InitDone) if found => (),
+                Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => {
+                    tracing::warn!(%cluster, namespace, config_map = name, "no injection configuration, what was read before holds; without any, no pod is injected");
+                }
                 Err(error) => {
-                    tracing::warn!(config_map = name, %error, "watch interrupted, trying again");
+                    tracing::warn!(%cluster, namespace, config_map = name, error = %chain(&error), "watch interrupted, trying again");
                 }
             }
         }

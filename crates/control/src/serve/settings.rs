@@ -247,6 +247,11 @@ impl Settings {
         self.revisioned("istio")
     }
 
+    /// The ConfigMap with the injector's configuration.
+    pub fn injector_config_map(&self) -> String {
+        self.revisioned("istio-sidecar-injector")
+    }
+
     /// A name with the revision at its end, unless that is the default one.
     pub fn revisioned(&self, name: &str) -> String {
         match self.revision.as_str() {

@@ -28,6 +28,8 @@ use crate::serve::validation;
 
 const LARGEST_REVIEW: usize = 3 << 20;
 const LONGEST_REVIEW: Duration = Duration::from_secs(10);
+/// How long a review waits for the injector's configuration.
+const UNREAD: Duration = Duration::from_secs(2);
 /// The versions of reviews that are understood.
 const API_VERSIONS: [&str; 2] = ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"];
 
@@ -137,10 +139,13 @@ fn bad(text: &str) -> Response {
 
 impl Webhooks {
     async fn inject(&self, request: &AdmissionRequest, place: &Place) -> Verdict {
-        let Some(config) = self.config.current() else {
-            return Verdict::Denied(
-                "the injection configuration was not read yet; try again".into(),
-            );
+        let Ok(config) = tokio::time::timeout(UNREAD, self.config.read()).await else {
+            return Verdict::Denied(format!(
+                "ConfigMap {} in namespace {} of cluster {} is missing or cannot be read, so that no pod can be injected; the control plane's log says why",
+                self.settings.injector_config_map(),
+                self.settings.namespace,
+                self.settings.cluster,
+            ));
         };
         if !self.ready.is_ready() {
             return Verdict::Denied(

@@ -96,15 +96,7 @@ async fn scene() -> Option<Scene> {
     prepare(&away, json!({"topology.istio.io/controlPlaneClusters": "cluster01"})).await;
     let maps = Api::<ConfigMap>::namespaced(home.client(), "istio-system");
     let mesh = "defaultConfig: {discoveryAddress: 'istiod.istio-system.svc:15012'}\ntrustDomain: td.example\n";
-    create(maps.clone(), json!({"metadata": {"name": "istio"}, "data": {"mesh": mesh}})).await;
-    let values = json!({"global": {"tomboloImage": "tombolo/tombolo:test", "network": "network1"}});
-    create(
-        maps,
-        json!({"metadata": {"name": "istio-sidecar-injector"}, "data": {
-            "config": "policy: enabled\n", "values": values.to_string(),
-        }}),
-    )
-    .await;
+    create(maps, json!({"metadata": {"name": "istio"}, "data": {"mesh": mesh}})).await;
     let secret = json!({
         "metadata": {"name": "istio-remote-secret-cluster02", "labels": {"istio/multiCluster": "true"}},
         "stringData": {"cluster02": away.kubeconfig()},
@@ -217,10 +209,25 @@ impl Scene {
 async fn a_control_plane_leads_at_home_and_in_a_remote_that_names_it() {
     let Some(scene) = scene().await else { return };
     roots_are_in_every_namespace(&scene).await;
+    nothing_but_injection_waits_for_its_configuration(&scene).await;
     webhooks_are_trusted_and_inject(&scene).await;
     certificates_follow_tokens(&scene).await;
     debugging_shows_both_clusters(&scene).await;
     an_envoy_follows(&scene).await;
+}
+
+async fn nothing_but_injection_waits_for_its_configuration(scene: &Scene) {
+    let token = scene.token(&scene.home, "sample", "default", "istio-ca").await;
+    scene.certificate(&token, "cluster01").await.unwrap();
+    let maps = Api::<ConfigMap>::namespaced(scene.home.client(), "istio-system");
+    let values = json!({"global": {"tomboloImage": "tombolo/tombolo:test", "network": "network1"}});
+    create(
+        maps,
+        json!({"metadata": {"name": "istio-sidecar-injector"}, "data": {
+            "config": "policy: enabled\n", "values": values.to_string(),
+        }}),
+    )
+    .await;
 }
 
 async fn roots_are_in_every_namespace(scene: &Scene) {
@@ -328,7 +335,7 @@ async fn debugging_shows_both_clusters(scene: &Scene) {
     assert_eq!((status, clusters), (200, want));
     let (status, metrics) = scene.get(scene.ports.monitoring, "/metrics").await.unwrap();
     assert_eq!(status, 200);
-    assert!(metrics.contains("citadel_server_success_cert_issuance_count_total 2"), "{metrics}");
+    assert!(metrics.contains("citadel_server_success_cert_issuance_count_total 3"), "{metrics}");
 }
 
 /// A real Envoy connects by TLS with a token, gets everything, and follows a new service.
