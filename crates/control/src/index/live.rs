@@ -31,7 +31,6 @@ pub struct Event {
 
 /// What happened.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "most events are objects, and each is moved once")]
 pub enum Change {
     /// The connection was opened.
     Opened,

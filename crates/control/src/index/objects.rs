@@ -110,12 +110,8 @@ pub struct ServiceObject {
     pub labels: BTreeMap<String, String>,
     /// Its annotations that start with a name of Istio.
     pub annotations: BTreeMap<String, String>,
-    /// Labels of its pods; empty when it selects none.
-    pub selector: BTreeMap<String, String>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
-    /// Port number to target port number, where the target is a number.
-    pub target_ports: BTreeMap<u16, u16>,
     /// Its virtual addresses; empty when it is headless.
     pub cluster_ips: Vec<IpAddr>,
     /// Whether it is headless.

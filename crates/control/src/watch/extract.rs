@@ -12,7 +12,6 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::DynamicObject;
 use tombolo_model::endpoint::Health;
 use tombolo_model::id::ObjectName;
@@ -79,8 +78,6 @@ pub fn service(object: Service) -> ServiceObject {
         labels: object.metadata.labels.clone().unwrap_or_default(),
         created: created(&object.metadata),
         annotations: annotations(object.metadata),
-        selector: spec.selector.unwrap_or_default(),
-        target_ports: ports.iter().filter_map(target_port).collect(),
         ports: ports.iter().filter_map(service_port).collect(),
         cluster_ips: ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
         headless,
@@ -102,15 +99,6 @@ fn service_port(port: &KubePort) -> Option<ServicePort> {
         name,
         number: number(port.port)?,
     })
-}
-
-fn target_port(port: &KubePort) -> Option<(u16, u16)> {
-    let target = match &port.target_port {
-        None => port.port,
-        Some(IntOrString::Int(target)) => *target,
-        Some(IntOrString::String(_)) => return None,
-    };
-    Some((number(port.port)?, number(target)?))
 }
 
 fn node_ports(ports: &[KubePort]) -> BTreeMap<u16, u16> {
