@@ -93,10 +93,10 @@ impl Leading {
             return;
         }
         tracing::info!(cluster = %place.id, "leading in cluster");
-        let mut all = vec![
-            self.spawn("webhook trust", &place, webhooks::injection),
-            self.spawn("root certificates", &place, namespaces::run),
-        ];
+        let mut all = vec![self.spawn("root certificates", &place, namespaces::run)];
+        if self.settings.patch_injection_webhooks {
+            all.push(self.spawn("webhook trust", &place, webhooks::injection));
+        }
         if !place.is_remote {
             all.push(self.spawn("validation trust", &place, webhooks::validation));
         }
@@ -145,5 +145,51 @@ impl Leading {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// What is asked of a cluster whose control plane leads with these settings.
+    async fn asked(patch_injection_webhooks: bool) -> Vec<String> {
+        let (asked, heard) =
+            (Arc::new(Mutex::new(Vec::new())), Arc::new(tokio::sync::Notify::new()));
+        let server = {
+            let (asked, heard) = (asked.clone(), heard.clone());
+            tower::service_fn(move |request: http::Request<kube::client::Body>| {
+                asked.lock().push(request.uri().path().to_owned());
+                heard.notify_one();
+                std::future::pending::<Result<http::Response<kube::client::Body>, std::io::Error>>()
+            })
+        };
+        let client = kube::Client::new(server, "default");
+        let home = ClusterId::new("cluster01");
+        let clusters = Clusters::new(home, client);
+        let settings = crate::serve::tests::settings(&TempDir::new().unwrap());
+        let settings = Settings { leader_election: false, patch_injection_webhooks, ..settings };
+        let (_roots, roots) = watch::channel(Arc::from("roots"));
+        let shutdown = Shutdown::default();
+        let leading =
+            Leading { settings: Arc::new(settings), clusters, roots, shutdown: shutdown.clone() };
+        shutdown.spawn("leading", leading.run());
+        // The validation webhooks are looked at last.
+        let last = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+        while !asked.lock().iter().any(|path| path == last) {
+            heard.notified().await;
+        }
+        shutdown.draining_token().cancel();
+        asked.lock().clone()
+    }
+
+    #[tokio::test]
+    async fn injection_webhooks_are_left_alone_when_they_are_patched_by_other_means() {
+        let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations".to_owned();
+        assert!(asked(true).await.contains(&path));
+        assert!(!asked(false).await.contains(&path));
     }
 }

@@ -17,7 +17,7 @@ pub(crate) mod listen;
 pub(crate) mod metrics;
 pub mod settings;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod trust;
 mod validation;
 pub mod webhooks;

@@ -62,8 +62,8 @@ pub struct Settings {
     /// The ConfigMap that carries the roots into namespaces.
     pub root_config_map: String,
     pub leader_election: bool,
-    /// The webhook configuration for injection.
-    pub injection_webhook: String,
+    /// Whether API servers are told which roots the injection webhooks' certificates are under.
+    pub patch_injection_webhooks: bool,
     /// When native sidecars are injected.
     pub native_sidecars: NativeSidecars,
     /// Namespaces besides its own whose callers may use every debug endpoint.
@@ -210,7 +210,10 @@ impl Settings {
             custom_hosts: reader.list("ISTIOD_CUSTOM_HOST"),
             root_config_map: reader.or("PILOT_CA_CERT_CONFIGMAP", "istio-ca-root-cert"),
             leader_election: reader.flag("ENABLE_LEADER_ELECTION", true),
-            injection_webhook: reader.or("INJECTION_WEBHOOK_CONFIG_NAME", "istio-sidecar-injector"),
+            // As in Istio, the webhooks are found by their revision: only whether there is a name
+            // counts. Who sets none patches them by other means.
+            patch_injection_webhooks: environment("INJECTION_WEBHOOK_CONFIG_NAME")
+                .is_none_or(|name| !name.is_empty()),
             native_sidecars: native,
             debug_namespaces: reader.list("DEBUG_ENDPOINT_AUTH_ALLOWED_NAMESPACES"),
             workload_certificate: reader
@@ -359,5 +362,18 @@ mod tests {
                 "other.example.org",
             ]
         );
+    }
+
+    #[test]
+    fn only_an_empty_name_stops_patching_the_injection_webhooks() {
+        for (name, want) in
+            [(None, true), (Some("istio-sidecar-injector"), true), (Some(""), false)]
+        {
+            let environment = |variable: &str| {
+                name.filter(|_| variable == "INJECTION_WEBHOOK_CONFIG_NAME").map(str::to_owned)
+            };
+            let settings = Settings::read(flags(), &environment).unwrap();
+            assert_eq!(settings.patch_injection_webhooks, want, "{name:?}");
+        }
     }
 }

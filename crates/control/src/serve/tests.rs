@@ -111,7 +111,7 @@ impl Drop for Plane {
     }
 }
 
-pub(super) fn settings(cacerts: &TempDir) -> Settings {
+pub(crate) fn settings(cacerts: &TempDir) -> Settings {
     let flags = Flags {
         http_addr: "127.0.0.1:0".into(),
         https_addr: "127.0.0.1:0".into(),
