@@ -314,6 +314,7 @@ async fn a_cluster_is_linked_linked_anew_and_forgotten() {
         .unwrap();
     until(&pipeline, "forgotten", &["cluster01"], &["cluster01"]).await;
     assert_eq!(pipeline.clusters.all().len(), 1);
+    assert!(pipeline.clusters.refused().is_empty(), "{:?}", pipeline.clusters.refused());
     assert!(
         shutdown.stop(Duration::from_secs(5)).await == tombolo_runtime::shutdown::Outcome::Clean
     );

@@ -96,7 +96,7 @@ async fn answer(
     let proxy = query.get("proxyID").map(String::as_str);
     match what.as_str() {
         "adsz" => Json(debug.adsz()).into_response(),
-        "clusterz" => Json(debug.clusterz()).into_response(),
+        "clusterz" => Json(clusterz(&debug.clusters)).into_response(),
         "configz" => Json(debug.configz()).into_response(),
         "connections" => Json(debug.connected(&scope, None, |it| json!(it.id))).into_response(),
         "diagnosticsz" => Json(debug.diagnosticsz()).into_response(),
@@ -171,12 +171,6 @@ impl Debug {
                 (StatusCode::NOT_FOUND, text).into_response()
             }
         }
-    }
-
-    fn clusterz(&self) -> Value {
-        let all = self.clusters.all();
-        let show = |it: &crate::watch::clusters::Cluster| json!({"id": it.id.as_str(), "secretName": it.secret, "syncStatus": it.sync.to_string()});
-        all.iter().map(show).collect()
     }
 
     fn adsz(&self) -> Value {
@@ -288,6 +282,19 @@ impl Debug {
     }
 }
 
+/// The clusters that are followed, and the remote secrets that link none. A cluster has two entries
+/// when it goes on to be followed by what its secret said before.
+fn clusterz(clusters: &Clusters) -> Value {
+    let mut all: Vec<Value> = Vec::new();
+    for it in clusters.all() {
+        all.push(json!({"id": it.id.as_str(), "secretName": it.secret, "syncStatus": it.sync.to_string()}));
+    }
+    for (id, it) in clusters.refused() {
+        all.push(json!({"id": id.as_str(), "secretName": it.secret, "syncStatus": "refused", "reason": it.why}));
+    }
+    all.into()
+}
+
 impl Scope {
     fn includes(&self, connected: &Connected) -> bool {
         match self {
@@ -316,4 +323,30 @@ fn endpoint_state(endpoint: &Endpoint) -> Value {
         "Namespace": workload.object.namespace.to_string(),
         "HealthStatus": format!("{:?}", endpoint.health),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tombolo_model::id::ClusterId;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn refused_secrets_are_shown_until_they_are_gone() {
+        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("not asked here"))
+        });
+        let client = kube::Client::new(nobody, "default");
+        let clusters = Clusters::new(ClusterId::new("cluster01"), client);
+        let away = ClusterId::new("cluster02");
+        clusters.refuse(&away, "istio-system/away".into(), "user `u`: exec is not allowed".into());
+        let own = json!({"id": "cluster01", "secretName": "", "syncStatus": "syncing"});
+        let refused = json!({
+            "id": "cluster02", "secretName": "istio-system/away", "syncStatus": "refused",
+            "reason": "user `u`: exec is not allowed",
+        });
+        assert_eq!(clusterz(&clusters), json!([own, refused]));
+        clusters.retain_refused(|cluster| *cluster != away);
+        assert_eq!(clusterz(&clusters), json!([own]));
+    }
 }

@@ -188,9 +188,10 @@ impl Clusters {
         self.tell();
     }
 
-    /// Takes a refusal back.
-    pub(crate) fn accept(&self, cluster: &ClusterId) {
-        self.refused.lock().remove(cluster);
+    /// Takes back the refusals of clusters that are not to be kept.
+    pub(crate) fn retain_refused(&self, keep: impl Fn(&ClusterId) -> bool) {
+        self.refused.lock().retain(|cluster, _| keep(cluster));
+        self.tell();
     }
 
     /// Forgets a cluster.

@@ -133,6 +133,8 @@ impl Remotes {
         for cluster in gone {
             self.unlink(&cluster).await;
         }
+        // A secret that is gone is not wrong any more.
+        self.clusters.retain_refused(|cluster| wanted.contains_key(cluster));
         for (cluster, (secret, bytes)) in wanted {
             let digest = Sha256::digest(bytes).to_vec();
             let known = self.linked.get(&cluster);
@@ -182,7 +184,7 @@ impl Remotes {
                 return;
             }
         };
-        self.clusters.accept(&cluster);
+        self.clusters.retain_refused(|refused| *refused != cluster);
         self.next += 1;
         let incarnation = self.next;
         let connection = Connection::new(

@@ -13,6 +13,9 @@ pub struct RemoteCluster {
     #[serde(default)]
     pub secret_name: String,
     pub sync_status: String,
+    /// Why the secret is refused, when it is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// What one control plane says.
@@ -29,7 +32,7 @@ pub fn table(mut all: Vec<Followed>) -> String {
     let mut table = Table::new(WIDE, &["NAME", "SECRET", "STATUS", "ISTIOD", "REVISION"]);
     for Followed { istiod, revision, clusters } in &all {
         for cluster in clusters {
-            let RemoteCluster { id, secret_name, sync_status } = cluster;
+            let RemoteCluster { id, secret_name, sync_status, .. } = cluster;
             table.row(&[id, secret_name, sync_status, istiod, revision]);
         }
     }
