@@ -157,20 +157,24 @@ impl Bundle {
         self
     }
 
-    /// Adds revocation lists. Once there are any, a certificate whose issuer has none is still
-    /// accepted, but one that a list names is not.
+    /// Adds the revocation lists of a text, which may be empty. Once there are any, a certificate
+    /// whose issuer has none is still accepted, but one that a list names is not.
     ///
     /// # Errors
-    /// When a list cannot be read.
+    /// When a list cannot be read, or a text that is not empty has none.
     pub fn with_revocations(mut self, pem: &str) -> Result<Self, Error> {
         use rustls_pki_types::CertificateRevocationListDer;
         use rustls_pki_types::pem::PemObject;
+        let before = self.revocations.len();
         for der in CertificateRevocationListDer::pem_slice_iter(pem.as_bytes()) {
             let der = der.map_err(|error| Error::Crl(error.to_string()))?;
             let list: OwnedCertRevocationList = BorrowedCertRevocationList::from_der(&der)
                 .and_then(|list| list.to_owned())
                 .map_err(|error| Error::Crl(error.to_string()))?;
             self.revocations.push(Arc::new(list.into()));
+        }
+        if self.revocations.len() == before && !pem.trim().is_empty() {
+            return Err(Error::Crl("there is none in the text".into()));
         }
         Ok(self)
     }
@@ -208,5 +212,20 @@ impl Bundle {
 
     pub(crate) fn revocations(&self) -> Vec<&CertRevocationList<'static>> {
         self.revocations.iter().map(AsRef::as_ref).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_without_a_revocation_list_is_not_taken_for_one() {
+        assert!(Bundle::default().with_revocations("\n").is_ok());
+        let certificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        for text in ["nonsense", certificate] {
+            let error = Bundle::default().with_revocations(text).unwrap_err();
+            assert!(matches!(error, Error::Crl(_)), "{error}");
+        }
     }
 }
