@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+/// The file with the lists of revoked certificates, which need not be there.
+pub const REVOCATIONS: &str = "ca-crl.pem";
 /// Marks a directory whose content a control plane made for itself.
 const GENERATED: &str = "istio-generated";
 
@@ -18,7 +20,7 @@ pub struct Files {
     pub chain: String,
     /// The trusted roots.
     pub root: String,
-    /// A revocation list to hand to workloads.
+    /// The lists of revoked certificates to hand to workloads.
     pub crl: Option<String>,
 }
 
@@ -63,7 +65,7 @@ pub fn read(directory: &Path) -> Result<Option<Files>, Error> {
     match (certificate, key, chain, root) {
         (None, None, None, None) => Ok(None),
         (Some(certificate), Some(key), Some(chain), Some(root)) => {
-            let crl = file("ca-crl.pem")?;
+            let crl = file(REVOCATIONS)?;
             Ok(Some(Files { certificate, key: key.into(), chain, root, crl }))
         }
         _ => Err(Error::Incomplete { directory: directory.to_owned(), missing }),

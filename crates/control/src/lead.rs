@@ -32,6 +32,8 @@ pub struct Leading {
     pub clusters: Clusters,
     /// The roots in PEM.
     pub roots: watch::Receiver<Arc<str>>,
+    /// The lists of revoked certificates in PEM; empty when there are none.
+    pub revocations: watch::Receiver<Arc<str>>,
     pub shutdown: Shutdown,
 }
 
@@ -174,8 +176,9 @@ mod tests {
         let settings = Settings { leader_election: false, patch_injection_webhooks, ..settings };
         let (_roots, roots) = watch::channel(Arc::from("roots"));
         let shutdown = Shutdown::default();
+        let (settings, revocations) = (Arc::new(settings), roots.clone());
         let leading =
-            Leading { settings: Arc::new(settings), clusters, roots, shutdown: shutdown.clone() };
+            Leading { settings, clusters, roots, revocations, shutdown: shutdown.clone() };
         shutdown.spawn("leading", leading.run());
         // The validation webhooks are looked at last.
         let last = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";

@@ -120,6 +120,7 @@ pub async fn run(settings: Settings, client: kube::Client) -> anyhow::Result<()>
         settings: settings.clone(),
         clusters,
         roots: trust.roots(),
+        revocations: trust.revocations(),
         shutdown: shutdown.clone(),
     };
     shutdown.spawn_essential("injection configuration", {

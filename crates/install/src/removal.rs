@@ -26,8 +26,9 @@ const MADE_FOR: &str = "tombolo.dev/made-for-mesh";
 /// The field manager of that annotation: applying the namespace again must not take it away.
 const MAKER: &str = "tombolo-maker";
 
-/// The ConfigMap in which the control plane gives every namespace the mesh's roots.
-const ROOTS: &str = "istio-ca-root-cert";
+/// The ConfigMaps in which the control plane gives every namespace the mesh's roots and the lists of
+/// revoked certificates.
+const TRUST: [&str; 2] = ["istio-ca-root-cert", "istio-ca-crl"];
 
 /// What `destroy` did to a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -125,15 +126,15 @@ fn is_ours(object: &DynamicObject) -> bool {
 pub async fn destroy(cluster: &Cluster, limit: Duration) -> Result<Removed, RemovalError> {
     let removed = install::uninstall(cluster, install::Extent::AllButDefinitions).await?;
     let mut done = Removed { removed, in_use: Vec::new() };
-    // Until it is gone it would write the roots again.
+    // Until it is gone it would write these again.
     control_plane_gone(cluster, limit).await?;
     let mut objects = extras(cluster).await?;
-    let roots = Object::new(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}}));
-    for map in cluster.list_labelled(&roots, "istio.io/config=true").await? {
-        if map.name_any() == ROOTS {
+    let maps = Object::new(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}}));
+    for map in cluster.list_labelled(&maps, "istio.io/config=true").await? {
+        if TRUST.contains(&map.name_any().as_str()) {
             objects.push(Object::new(json!({
                 "apiVersion": "v1", "kind": "ConfigMap",
-                "metadata": {"name": ROOTS, "namespace": map.namespace()},
+                "metadata": {"name": map.name_any(), "namespace": map.namespace()},
             })));
         }
     }

@@ -1,4 +1,5 @@
-//! Puts the roots into every namespace, as ConfigMap `istio-ca-root-cert`, and keeps them there.
+//! Puts the roots into every namespace, as ConfigMap `istio-ca-root-cert`, and the lists of revoked
+//! certificates, if there are any, as `istio-ca-crl`; and keeps them there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tombolo_ca::bundle::REVOCATIONS;
 use tombolo_model::id::ClusterId;
 use tombolo_runtime::backoff::Backoff;
 
@@ -17,7 +19,8 @@ use crate::lead::election::{Candidate, Held};
 use crate::lead::{Leading, Place};
 
 const LOCK: &str = "istio-namespace-controller-election";
-const KEY: &str = "root-cert.pem";
+/// The key of the roots.
+const ROOTS: &str = "root-cert.pem";
 const LABEL: (&str, &str) = ("istio.io/config", "true");
 /// Namespaces of the cluster itself, where nothing of the mesh runs.
 const SKIPPED: [&str; 3] = ["kube-public", "kube-node-lease", "local-path-storage"];
@@ -25,7 +28,7 @@ const SKIPPED: [&str; 3] = ["kube-public", "kube-node-lease", "local-path-storag
 const SETTLE: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(leading: Leading, place: Place) {
-    let Leading { settings, roots, .. } = leading;
+    let Leading { settings, roots, revocations, .. } = leading;
     let mark = if place.is_remote { "^" } else { "" };
     let candidate = Candidate {
         client: place.client.clone(),
@@ -35,19 +38,27 @@ pub(super) async fn run(leading: Leading, place: Place) {
         key: format!("{mark}{}", settings.revision),
     };
     let stop = place.stop.clone();
-    let name = settings.root_config_map.clone();
+    let mut maps = vec![(settings.root_config_map.clone(), ROOTS, roots)];
+    if let Some(name) = settings.revocations_config_map.clone() {
+        maps.push((name, REVOCATIONS, revocations));
+    }
     candidate
         .run(settings.leader_election, stop, |held| {
-            let writer = Writer {
-                cluster: place.id.clone(),
-                client: place.client.clone(),
-                name: name.clone(),
-                roots: roots.clone(),
-                held,
-                namespaces: BTreeSet::new(),
-                there: BTreeMap::new(),
-            };
-            writer.run()
+            let writers = maps.clone().into_iter().map(|(name, key, text)| {
+                let writer = Writer {
+                    cluster: place.id.clone(),
+                    client: place.client.clone(),
+                    name,
+                    key,
+                    text,
+                    held: held.clone(),
+                    namespaces: BTreeSet::new(),
+                    there: BTreeMap::new(),
+                };
+                writer.run()
+            });
+            let all = futures::future::join_all(writers);
+            async { drop(all.await) }
         })
         .await;
 }
@@ -58,16 +69,23 @@ struct Writer {
     client: Client,
     /// The ConfigMap's name.
     name: String,
-    roots: watch::Receiver<Arc<str>>,
+    /// Its key for the text.
+    key: &'static str,
+    /// What it shall hold. Nothing is written until there is something.
+    text: watch::Receiver<Arc<str>>,
     held: Held,
-    /// The namespaces that shall have the roots.
+    /// The namespaces that shall have the text.
     namespaces: BTreeSet<String>,
-    /// The roots that namespaces have.
+    /// What namespaces have.
     there: BTreeMap<String, ConfigMap>,
 }
 
 impl Writer {
     async fn run(mut self) {
+        tokio::select! {
+            some = self.text.wait_for(|text| !text.is_empty()) => if some.is_err() { return },
+            () = self.held.lost() => return,
+        }
         let named = format!("metadata.name={}", self.name);
         let mut namespaces =
             follow::<Namespace>(Api::all(self.client.clone()), watcher::Config::default());
@@ -88,7 +106,7 @@ impl Writer {
             tokio::select! {
                 Some(event) = namespaces.next() => seen.0 |= self.namespace(event),
                 Some(event) = maps.next() => seen.1 |= self.map(event),
-                changed = self.roots.changed() => if changed.is_err() { return },
+                changed = self.text.changed() => if changed.is_err() { return },
                 () = retry => (),
                 () = self.held.lost() => return,
             }
@@ -151,17 +169,17 @@ impl Writer {
 
     /// Writes what is missing or different. Says whether all of it worked.
     async fn write(&mut self) -> bool {
-        let roots = self.roots.borrow_and_update().clone();
+        let text = self.text.borrow_and_update().clone();
         let mut worked = true;
         for namespace in self.namespaces.clone() {
             let current = self.there.get(&namespace);
-            if current.is_some_and(|map| is_right(map, &roots)) {
+            if current.is_some_and(|map| self.is_right(map, &text)) {
                 continue;
             }
             if !self.held.is_held() {
                 return false;
             }
-            let (wanted, is_new) = (self.wanted(&namespace, current, &roots), current.is_none());
+            let (wanted, is_new) = (self.wanted(&namespace, current, &text), current.is_none());
             let api = Api::<ConfigMap>::namespaced(self.client.clone(), &namespace);
             let params = PostParams::default();
             // Both fail when the lock's next holder was here first: one because the map exists,
@@ -172,7 +190,7 @@ impl Writer {
             };
             match written {
                 Ok(map) => {
-                    tracing::debug!(cluster = %self.cluster, namespace, "roots written");
+                    tracing::debug!(cluster = %self.cluster, namespace, config_map = self.name, "ConfigMap written");
                     self.there.insert(namespace, map);
                 }
                 Err(error) => {
@@ -193,11 +211,11 @@ impl Writer {
                 return true;
             }
         }
-        tracing::warn!(cluster = %self.cluster, namespace, %error, "roots not written, trying again");
+        tracing::warn!(cluster = %self.cluster, namespace, config_map = self.name, %error, "ConfigMap not written, trying again");
         false
     }
 
-    fn wanted(&self, namespace: &str, current: Option<&ConfigMap>, roots: &str) -> ConfigMap {
+    fn wanted(&self, namespace: &str, current: Option<&ConfigMap>, text: &str) -> ConfigMap {
         let mut map = current.cloned().unwrap_or_else(|| ConfigMap {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
@@ -208,15 +226,15 @@ impl Writer {
         });
         map.metadata.managed_fields = None;
         map.metadata.labels.get_or_insert_default().insert(LABEL.0.into(), LABEL.1.into());
-        map.data.get_or_insert_default().insert(KEY.into(), roots.to_owned());
+        map.data.get_or_insert_default().insert(self.key.into(), text.to_owned());
         map
     }
-}
 
-fn is_right(map: &ConfigMap, roots: &str) -> bool {
-    let labels = map.metadata.labels.as_ref();
-    map.data.as_ref().and_then(|data| data.get(KEY)).is_some_and(|pem| pem == roots)
-        && labels.and_then(|labels| labels.get(LABEL.0)).is_some_and(|value| value == LABEL.1)
+    fn is_right(&self, map: &ConfigMap, text: &str) -> bool {
+        let labels = map.metadata.labels.as_ref();
+        map.data.as_ref().and_then(|data| data.get(self.key)).is_some_and(|pem| pem == text)
+            && labels.and_then(|labels| labels.get(LABEL.0)).is_some_and(|value| value == LABEL.1)
+    }
 }
 
 /// The events of a watch that goes on through every failure.

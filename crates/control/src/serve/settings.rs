@@ -61,6 +61,9 @@ pub struct Settings {
     pub custom_hosts: Vec<String>,
     /// The ConfigMap that carries the roots into namespaces.
     pub root_config_map: String,
+    /// The ConfigMap that carries the lists of revoked certificates into namespaces; none when
+    /// they are not handed out.
+    pub revocations_config_map: Option<String>,
     pub leader_election: bool,
     /// Whether API servers are told which roots the injection webhooks' certificates are under.
     pub patch_injection_webhooks: bool,
@@ -189,6 +192,9 @@ impl Settings {
             none if none.is_empty() => vec!["istio-ca".to_owned()],
             some => some,
         };
+        let revocations_config_map = reader
+            .flag("PILOT_ENABLE_CA_CRL", true)
+            .then(|| reader.or("PILOT_CRL_CONFIGMAP", "istio-ca-crl"));
         let cluster = flags.cluster_id.unwrap_or_else(|| reader.or("CLUSTER_ID", "Kubernetes"));
         let settings = Self {
             http: reader.address("httpAddr", &flags.http_addr),
@@ -209,6 +215,7 @@ impl Settings {
             audiences,
             custom_hosts: reader.list("ISTIOD_CUSTOM_HOST"),
             root_config_map: reader.or("PILOT_CA_CERT_CONFIGMAP", "istio-ca-root-cert"),
+            revocations_config_map,
             leader_election: reader.flag("ENABLE_LEADER_ELECTION", true),
             // As in Istio, the webhooks are found by their revision: only whether there is a name
             // counts. Who sets none patches them by other means.

@@ -611,3 +611,41 @@ async fn a_new_intermediate_is_taken_up_and_another_root_is_not() {
     let third = write(&plane.root);
     assert!(signs_with(&third).await, "the third intermediate is not used");
 }
+
+/// A revocation list of some issuer.
+fn revocations(number: u64) -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut issuer = rcgen::CertificateParams::default();
+    issuer.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let now = time::OffsetDateTime::now_utc();
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: now,
+        next_update: now + time::Duration::days(1),
+        crl_number: number.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    list.signed_by(&rcgen::Issuer::new(issuer, key)).unwrap().pem().unwrap()
+}
+
+#[tokio::test]
+async fn revocations_that_can_be_read_are_taken_up_and_stay() {
+    let plane = plane(tokens(&[]), tokens(&[])).await;
+    let now = || plane.trust.revocations().borrow().to_string();
+    assert_eq!(now(), "");
+    let file = plane.cacerts.path().join("ca-crl.pem");
+    for number in [1, 2] {
+        let list = revocations(number);
+        std::fs::write(&file, &list).unwrap();
+        plane.trust.look().await.unwrap();
+        assert_eq!(now(), list);
+    }
+    let before = now();
+    std::fs::write(&file, "nonsense").unwrap();
+    let text = tombolo_runtime::errors::chain(&plane.trust.look().await.unwrap_err()).to_string();
+    assert!(text.contains("ca-crl.pem"), "{text}");
+    std::fs::remove_file(&file).unwrap();
+    plane.trust.look().await.unwrap();
+    assert_eq!(now(), before);
+}

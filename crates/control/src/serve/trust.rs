@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tombolo_runtime::errors::chain;
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_tls::key::KeyKind;
 use tombolo_tls::mesh::Credentials;
-use tombolo_tls::roots::Bundle;
+use tombolo_tls::roots::{self, Bundle};
 use tombolo_tls::serving::{self, Serving};
 use tombolo_tls::spiffe::TrustDomain;
 use zeroize::Zeroizing;
@@ -50,6 +51,7 @@ pub struct Trust {
     serving: Arc<Serving>,
     credentials: Arc<Credentials>,
     roots: watch::Sender<Arc<str>>,
+    revocations: watch::Sender<Arc<str>>,
 }
 
 impl fmt::Debug for Trust {
@@ -78,6 +80,8 @@ pub enum Error {
         #[source]
         error: Box<kube::Error>,
     },
+    #[error("use the revocation lists in {}", .0.join(bundle::REVOCATIONS).display())]
+    Revocations(PathBuf, #[source] roots::Error),
     #[error("issue the serving certificate")]
     Serving(#[from] Unsigned),
     #[error("use the serving certificate")]
@@ -96,6 +100,7 @@ impl Trust {
         names: Vec<String>,
     ) -> Result<Arc<Self>, Error> {
         let plugged = bundle::read(&settings.cacerts)?;
+        let revocations = plugged.as_ref().and_then(|files| files.crl.clone());
         let (authority, is_plugged) = match plugged {
             Some(files) => {
                 let from = settings.cacerts.display().to_string();
@@ -120,9 +125,13 @@ impl Trust {
             serving: Arc::default(),
             credentials: Arc::default(),
             roots,
+            revocations: watch::Sender::new("".into()),
             authority: ArcSwap::from_pointee(authority),
         });
         trust.follow_from_authority()?;
+        if let Err(error) = trust.revoke(revocations.as_deref()) {
+            tracing::error!(error = %chain(&error), "nothing is revoked");
+        }
         Ok(trust)
     }
 
@@ -146,11 +155,39 @@ impl Trust {
         self.roots.subscribe()
     }
 
+    /// The lists of revoked certificates in PEM, and a way to wait for others; empty when there are
+    /// none.
+    pub fn revocations(&self) -> watch::Receiver<Arc<str>> {
+        self.revocations.subscribe()
+    }
+
+    /// Takes up revocation lists that can be read. What was revoked stays so when they are gone.
+    fn revoke(&self, pem: Option<&str>) -> Result<(), Error> {
+        let Some(pem) = pem.filter(|pem| !pem.trim().is_empty()) else { return Ok(()) };
+        if *pem == **self.revocations.borrow() {
+            return Ok(());
+        }
+        let bundle = self.bundle(pem)?;
+        self.credentials.set_bundle(bundle);
+        self.revocations.send_replace(pem.into());
+        tracing::info!(file = bundle::REVOCATIONS, "certificates revoked");
+        Ok(())
+    }
+
+    /// The current roots, and what they took back.
+    fn bundle(&self, revocations: &str) -> Result<Bundle, Error> {
+        let bundle = Bundle::for_any(self.authority().roots().clone());
+        bundle
+            .with_revocations(revocations)
+            .map_err(|error| Error::Revocations(self.settings.cacerts.clone(), error))
+    }
+
     fn follow_from_authority(&self) -> Result<(), Error> {
         let authority = self.authority();
         let (chain, key) = authority.serve(&self.names, TEN_YEARS)?;
         self.serving.set(&chain, &key)?;
-        self.credentials.set_bundle(Bundle::for_any(authority.roots().clone()));
+        let revocations = self.revocations.borrow().clone();
+        self.credentials.set_bundle(self.bundle(&revocations)?);
         let pem: Arc<str> = authority.roots().pem().into();
         self.roots.send_if_modified(|roots| {
             let changed = *roots != pem;
@@ -174,7 +211,7 @@ impl Trust {
                 Err(error) => {
                     let text = chain(&error).to_string();
                     if text != complained {
-                        tracing::error!(error = %text, "the certificate authority cannot be replaced, the old one stays");
+                        tracing::error!(error = %text, "what is new of the certificate authority cannot be used, the old one stays");
                     }
                     complained = text;
                 }
@@ -191,6 +228,7 @@ impl Trust {
             secret.as_ref().map(|secret| files_of(&self.settings, secret)).transpose()?
         };
         let Some(files) = files else { return Ok(()) };
+        self.revoke(files.crl.as_deref())?;
         let current = self.authority();
         let same = |pem: &str, of: &str| pem.trim() == of.trim();
         if same(&files.certificate, &current.certificate_pem())

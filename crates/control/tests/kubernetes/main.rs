@@ -35,7 +35,7 @@ struct Scene {
     away: Cluster,
     ports: Ports,
     roots: Roots,
-    _cacerts: TempDir,
+    cacerts: TempDir,
     plane: tokio::task::JoinHandle<()>,
 }
 
@@ -145,7 +145,7 @@ async fn scene() -> Option<Scene> {
         }
     });
     let roots = Roots::from_pem(&one.root_pem()).unwrap();
-    let scene = Scene { home, away, ports, roots, _cacerts: cacerts, plane };
+    let scene = Scene { home, away, ports, roots, cacerts, plane };
     eventually("the control plane is ready", async || {
         scene.get(ports.http, "/ready").await.filter(|(status, _)| *status == 200).map(drop)
     })
@@ -209,11 +209,45 @@ impl Scene {
 async fn a_control_plane_leads_at_home_and_in_a_remote_that_names_it() {
     let Some(scene) = scene().await else { return };
     roots_are_in_every_namespace(&scene).await;
+    revocations_are_in_every_namespace(&scene).await;
     nothing_but_injection_waits_for_its_configuration(&scene).await;
     webhooks_are_trusted_and_inject(&scene).await;
     certificates_follow_tokens(&scene).await;
     debugging_shows_both_clusters(&scene).await;
     an_envoy_follows(&scene).await;
+}
+
+/// A revocation list of some issuer.
+fn revocations() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut issuer = rcgen::CertificateParams::default();
+    issuer.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let now = time::OffsetDateTime::now_utc();
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: now,
+        next_update: now + time::Duration::days(1),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    list.signed_by(&rcgen::Issuer::new(issuer, key)).unwrap().pem().unwrap()
+}
+
+async fn revocations_are_in_every_namespace(scene: &Scene) {
+    let maps = |cluster: &Cluster| Api::<ConfigMap>::namespaced(cluster.client(), "sample");
+    for cluster in [&scene.home, &scene.away] {
+        assert_eq!(maps(cluster).get_opt("istio-ca-crl").await.unwrap(), None);
+    }
+    let list = revocations();
+    std::fs::write(scene.cacerts.path().join("ca-crl.pem"), &list).unwrap();
+    for cluster in [&scene.home, &scene.away] {
+        eventually("revocations in a namespace", async || {
+            let map = maps(cluster).get_opt("istio-ca-crl").await.unwrap()?;
+            (map.data?.get("ca-crl.pem")? == &list).then_some(())
+        })
+        .await;
+    }
 }
 
 async fn nothing_but_injection_waits_for_its_configuration(scene: &Scene) {
