@@ -197,6 +197,7 @@ mod tests {
             domain: String::from("cluster.local"),
             system_namespace: String::from("istio-system"),
             mesh_config_map: String::from("istio"),
+            revision: String::new(),
             remote_timeout: Duration::ZERO,
             debounce_after: Duration::ZERO,
             debounce_most: Duration::ZERO,
