@@ -281,7 +281,9 @@ fn judge(
     let away = pods.values().any(|pod| pod.network != member.network);
     let path = if crosses && away { "gateway" } else { "direct" };
     problems.extend(wrong_way(&member.network, pods, way));
-    let mtls = answers.sent > 0 && answers.plaintext == 0 && answers.identities.len() == 1;
+    let mtls = answers.sent > 0
+        && answers.plaintext + answers.silent == 0
+        && answers.identities.len() == 1;
     if !mtls {
         problems.push(answers.explain_identities());
     }

@@ -103,6 +103,19 @@ fn mistakes_in_the_file_are_named_by_place_and_nothing_is_made() {
     }
 }
 
+#[test]
+fn clusters_of_ones_own_are_not_brought_up_and_taken_down() {
+    let lab = TestLab::new();
+    let lines = example("multi-primary");
+    let (before, _) = lines.rsplit_once("    lab:").unwrap();
+    let file = lab.path("mesh.yaml");
+    fs::write(&file, format!("{before}    kubeconfig: {{context: production}}\n")).unwrap();
+    let told = lab.fails(&["up", &file.display().to_string(), "--exit"]);
+    assert!(told.contains("cluster cluster02 of mesh mesh1 is no lab cluster"), "{told}");
+    assert!(told.contains("use `tombolo apply -f FILE`"), "{told}");
+    nothing_was_made(&lab);
+}
+
 /// Runs `tombolo up` by a shell script that takes something of the machine away before it runs
 /// its arguments.
 #[track_caller]

@@ -39,8 +39,10 @@ pub struct Answers {
     pub failures: BTreeMap<String, u32>,
     /// (server, client) identities, as the server saw them.
     pub identities: BTreeSet<(String, String)>,
-    /// Answers that came without a client certificate.
+    /// Answers to requests without a client certificate.
     pub plaintext: u32,
+    /// Answers that do not say how the server saw its client.
+    pub silent: u32,
 }
 
 impl Answers {
@@ -55,6 +57,13 @@ impl Answers {
             return format!(
                 "the server saw no client certificate in {} of {} requests",
                 self.plaintext, self.sent
+            );
+        }
+        if self.silent > 0 {
+            return format!(
+                "{} of {} answers do not say how the server saw its client (header {PEER_HEADER}): \
+                 only the sample of Tombolo's own image does",
+                self.silent, self.sent
             );
         }
         if self.identities.is_empty() {
@@ -231,10 +240,11 @@ impl Answers {
         };
         *self.by_pod.entry((version, pod)).or_default() += 1;
         match headers.iter().find_map(|header| identities(header)) {
-            Some(pair) => {
+            Some(Ok(pair)) => {
                 self.identities.insert(pair);
             }
-            None => self.plaintext += 1,
+            Some(Err(Anonymous)) => self.plaintext += 1,
+            None => self.silent += 1,
         }
     }
 }
@@ -246,14 +256,18 @@ fn who(body: &str) -> Option<(String, String)> {
     Some((version.to_owned(), instance.trim().to_owned()))
 }
 
+/// A client that showed no certificate.
+#[derive(Debug, PartialEq, Eq)]
+struct Anonymous;
+
 /// The `By` (server) and `URI` (client) of the last element of an `x-forwarded-client-cert` value
-/// that the sample sent back: the hop that the server's own proxy saw.
-fn identities(header: &str) -> Option<(String, String)> {
+/// that the sample sent back: the hop that the server's own proxy saw. Nothing for other headers.
+fn identities(header: &str) -> Option<Result<(String, String), Anonymous>> {
     let (name, value) = header.split_once(':')?;
     if !name.eq_ignore_ascii_case(PEER_HEADER) {
         return None;
     }
-    let last = value.trim().rsplit(',').next()?;
+    let last = value.trim().rsplit(',').next().unwrap_or_default();
     let field = |key: &str| {
         last.split(';')
             .find_map(|field| {
@@ -261,7 +275,7 @@ fn identities(header: &str) -> Option<(String, String)> {
             })
             .map(|(_, value)| value.trim_matches('"').to_owned())
     };
-    Some((field("By")?, field("URI")?))
+    Some(field("By").zip(field("URI")).ok_or(Anonymous))
 }
 
 #[cfg(test)]
@@ -270,16 +284,16 @@ mod tests {
 
     #[test]
     fn answers_failures_and_identities_are_told_apart() {
-        let output = "HTTP/1.1 200 OK\r\nserver: istio-envoy\r\nTombolo-Peer: By=spiffe://cluster.local/ns/sample/sa/helloworld;Hash=abc;Subject=\"\";URI=spiffe://cluster.local/ns/sample/sa/sleep\r\n\r\nHello version: v1, instance: helloworld-v1-x\n\n@@tombolo 0 200 \nHTTP/1.1 503 Service Unavailable\r\n\r\nno healthy upstream\n@@tombolo 0 503 \n\n@@tombolo 28 000 Operation timed out\nHTTP/1.1 200 OK\r\n\r\nHello version: v2, instance: helloworld-v2-y\n\n@@tombolo 0 200 \n";
+        let output = "HTTP/1.1 200 OK\r\nserver: istio-envoy\r\nTombolo-Peer: By=spiffe://cluster.local/ns/sample/sa/helloworld;Hash=abc;Subject=\"\";URI=spiffe://cluster.local/ns/sample/sa/sleep\r\n\r\nHello version: v1, instance: helloworld-v1-x\n\n@@tombolo 0 200 \nHTTP/1.1 503 Service Unavailable\r\n\r\nno healthy upstream\n@@tombolo 0 503 \n\n@@tombolo 28 000 Operation timed out\nHTTP/1.1 200 OK\r\n\r\nHello version: v2, instance: helloworld-v2-y\n\n@@tombolo 0 200 \nHTTP/1.1 200 OK\r\ntombolo-peer: none\r\n\r\nHello version: v2, instance: helloworld-v2-y\n\n@@tombolo 0 200 \n";
         let answers = read(output);
-        assert_eq!(answers.sent, 4);
+        assert_eq!(answers.sent, 5);
         assert_eq!(answers.failed(), 2);
         let failures: Vec<_> = answers.failures.keys().map(String::as_str).collect();
         assert_eq!(failures, ["HTTP 503: no healthy upstream", "curl 28: Operation timed out"]);
         let pods: Vec<_> =
             answers.by_pod.keys().map(|(version, pod)| format!("{version} {pod}")).collect();
         assert_eq!(pods, ["v1 helloworld-v1-x", "v2 helloworld-v2-y"]);
-        assert_eq!(answers.plaintext, 1);
+        assert_eq!((answers.plaintext, answers.silent), (1, 1));
         let identities: Vec<_> = answers.identities.iter().collect();
         assert_eq!(
             identities,

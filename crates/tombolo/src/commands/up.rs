@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use parking_lot::Mutex;
 use tombolo_install::install::READINESS_LIMIT;
-use tombolo_install::mesh_file::MeshFile;
+use tombolo_install::mesh_file::{Location, MeshFile};
 use tombolo_install::progress::Progress;
 use tombolo_install::sample;
 use tombolo_install::verify::Report;
@@ -60,6 +60,17 @@ fn mesh_file(path: Option<&PathBuf>) -> anyhow::Result<MeshFile> {
     }
 }
 
+/// What `up` makes it takes away again, which nobody wants of a cluster of their own.
+fn only_labs(file: &MeshFile) -> anyhow::Result<()> {
+    let own = file.clusters.iter().find(|it| !matches!(it.location, Location::Lab(_)));
+    let Some(own) = own else { return Ok(()) };
+    anyhow::bail!(
+        "cluster {} of mesh {} is no lab cluster: `tombolo up` makes lab clusters and takes them away again; use `tombolo apply -f FILE` and `tombolo verify -f FILE`",
+        own.name,
+        file.name
+    );
+}
+
 impl UpCommand {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         super::block_on(self.up())
@@ -67,6 +78,7 @@ impl UpCommand {
 
     async fn up(self) -> anyhow::Result<ExitCode> {
         let file = mesh_file(self.file.as_ref())?;
+        only_labs(&file)?;
         let (progress, made) = (Progress::new(), Mutex::default());
         let mut asked = std::pin::pin!(asked_to_stop());
         let outcome = self.bring_up(&file, &made, asked.as_mut(), &progress).await;

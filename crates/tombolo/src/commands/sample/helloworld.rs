@@ -2,8 +2,8 @@
 //!
 //! `GET /hello` answers with version and instance, `GET /health` with 200, `GET /headers` with the
 //! request's headers as JSON. Every answer repeats, in the header `tombolo-peer`, what the proxy in
-//! front of this server said about the client's certificate, so that a client can tell how it was
-//! seen.
+//! front of this server said about the client's certificate, or `none`, so that a client can tell
+//! how it was seen.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -121,9 +121,8 @@ fn answer<B>(identity: &Identity, request: &Request<B>) -> Response<Full<Bytes>>
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    if let Some(peer) = request.headers().get(CLIENT_CERTIFICATE) {
-        response.headers_mut().insert(PEER, peer.clone());
-    }
+    let peer = request.headers().get(CLIENT_CERTIFICATE).cloned();
+    response.headers_mut().insert(PEER, peer.unwrap_or(HeaderValue::from_static("none")));
     response
 }
 
@@ -164,7 +163,7 @@ mod tests {
         let request = Request::get("/hello").header(CLIENT_CERTIFICATE, seen);
         let want = "Hello version: v2, instance: pod-1\n";
         assert_eq!(ask(request).await, (200, Some(seen.into()), want.into()));
-        assert_eq!(ask(Request::get("/hello")).await, (200, None, want.into()));
+        assert_eq!(ask(Request::get("/hello")).await, (200, Some("none".into()), want.into()));
     }
 
     #[tokio::test]
