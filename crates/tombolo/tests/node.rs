@@ -381,6 +381,42 @@ async fn crashes_are_restarted_and_explained() {
     }
 }
 
+/// Tries, in a container's shell, what would reach the machine: prints what worked.
+const REACH: &str = "for file in bus fs irq sys/kernel/core_pattern sys/net/ipv4/ip_forward sysrq-trigger; do
+[ -w /proc/$file ] && echo writes $file; done
+mknod /tmp/device c 1 3 2>/dev/null && echo makes a device
+for folder in /tmp /dev /dev/shm /volume; do
+mknod $folder/null c 1 3 2>/dev/null && { echo x > $folder/null; } 2>/dev/null && echo opens $folder/null; done; :";
+
+#[tokio::test]
+async fn root_in_a_pod_is_not_root_on_the_machine() {
+    let cluster = Cluster::new("embedded").await;
+    let pods = [
+        ("plain", json!({})),
+        ("maker", json!({"capabilities": {"add": ["MKNOD"]}})),
+        ("privileged", json!({"privileged": true})),
+    ];
+    for (name, context) in &pods {
+        let container = json!({"name": "c", "image": "busybox", "command": ["sh", "-c", format!("{REACH}\necho end; exec sleep 1000")], "securityContext": context, "volumeMounts": [{"name": "volume", "mountPath": "/volume"}]});
+        cluster.run(name, json!({"volumes": [{"name": "volume", "emptyDir": {}}], "containers": [container], "terminationGracePeriodSeconds": 1})).await;
+    }
+    for ((name, _), want) in pods.iter().zip(["", "makes a device\n", "writes sys/kernel/core_pattern\nwrites sys/net/ipv4/ip_forward\nmakes a device\nopens /volume/null\n"]) {
+        cluster.ready(name).await;
+        let said = eventually_async("the end of the log", async || match cluster.log(name, "c").await {
+            said if said.ends_with("end\n") => Ok(said),
+            said => Err(said),
+        })
+        .await;
+        // Not every kernel has these, but an ordinary container may write none.
+        let some = ["bus", "fs", "irq", "sysrq-trigger"].map(|file| format!("writes {file}"));
+        let kept = said.lines().filter(|line| *name != "privileged" || !some.contains(&(*line).to_owned()));
+        let said: String = kept.map(|line| format!("{line}\n")).collect();
+        assert_eq!(said, format!("{want}end\n"), "{name}");
+    }
+    // A command that joins the container sees what the container sees.
+    assert_eq!(cluster.exec("plain", REACH).await, (String::new(), 0));
+}
+
 #[tokio::test]
 async fn volumes_follow_their_objects() {
     for api_server in api_servers() {

@@ -48,6 +48,8 @@ pub(crate) struct Room {
     pub files: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
     pub read_only: bool,
+    /// The container may do to the machine what its user may.
+    pub privileged: bool,
 }
 
 /// A file or folder of the node at a path of the container.

@@ -2,6 +2,8 @@
 //! pod's own files and volumes.
 //!
 //! Everything is mounted in the container's private mount namespace, so it is gone with it.
+//! User 0 of a container that is not privileged is user 0 of the machine, too, so such a container
+//! gets no file that sets the machine's kernel and no device beyond the usual ones.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -38,6 +40,10 @@ const SETTINGS: [&str; 13] = [
 /// Device nodes that every container sees.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
+/// Files and folders of `/proc` that set the machine's kernel, not the container's: user 0 may
+/// write most of them without any capability.
+const KERNEL: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
 /// Where the machine's root is while the container's is being built.
 const OLD: &str = "/.machine";
 
@@ -57,6 +63,9 @@ pub(crate) fn build(room: &Room) -> Result<(), BecomeError> {
     programs(room)?;
     settings(room)?;
     folders()?;
+    if !room.privileged {
+        kernel()?;
+    }
     devices()?;
     // Mounts may lie inside each other: outer ones first, and read-only only when the mount points
     // of the inner ones have been made.
@@ -64,6 +73,9 @@ pub(crate) fn build(room: &Room) -> Result<(), BecomeError> {
     volumes.sort_by(|a, b| a.target.cmp(&b.target));
     for volume in &volumes {
         bind_volume(volume)?;
+        if !room.privileged {
+            restrict(inside(&volume.target)?, MsFlags::MS_NODEV)?;
+        }
     }
     for volume in volumes.iter().filter(|volume| volume.read_only) {
         read_only(inside(&volume.target)?)?;
@@ -163,8 +175,23 @@ fn folders() -> Result<(), BecomeError> {
         .doing("mount /sys")
 }
 
+/// Makes what sets the machine's kernel read-only, as container runtimes do.
+fn kernel() -> Result<(), BecomeError> {
+    for name in KERNEL {
+        let path = Path::new("/proc").join(name);
+        // Kernels are built without some of them.
+        if path.exists() {
+            bind(&path, &path)?;
+            read_only(&path)?;
+        }
+    }
+    Ok(())
+}
+
 fn devices() -> Result<(), BecomeError> {
-    mount(Some("tmpfs"), "/dev", Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755,size=64k"))
+    // The devices are the machine's own, mounted one by one; none can be made here.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), "/dev", Some("tmpfs"), flags, Some("mode=755,size=64k"))
         .doing("mount /dev")?;
     for name in DEVICES {
         let here = Path::new("/dev").join(name);
@@ -245,13 +272,22 @@ fn bind(source: &Path, target: &Path) -> Result<(), BecomeError> {
     ))
 }
 
-/// Makes a mount read-only and keeps the flags that a user namespace may not take away.
 fn read_only(target: impl AsRef<Path>) -> Result<(), BecomeError> {
+    restrict(target, MsFlags::MS_RDONLY)
+}
+
+/// Gives a mount one more restriction and keeps those it has, which a user namespace may not take
+/// away.
+fn restrict(target: impl AsRef<Path>, restriction: MsFlags) -> Result<(), BecomeError> {
     let target = target.as_ref();
-    let doing = || format!("make {} read-only", target.display());
+    let doing = || {
+        let what = if restriction == MsFlags::MS_RDONLY { "read-only" } else { "free of devices" };
+        format!("make {} {what}", target.display())
+    };
     let has = statvfs(target).doing(doing())?.flags();
-    let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | restriction;
     for (found, keep) in [
+        (FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
         (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
         (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
         (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),

@@ -55,8 +55,9 @@ pub(crate) async fn order(request: &Request<'_>) -> Result<Order, Waiting> {
     let env = variables(request, image).await?;
     let user = user(spec, container, image)?;
     let context = container.security_context.as_ref();
+    let privileged = context.and_then(|context| context.privileged) == Some(true);
     let capabilities = match context.and_then(|context| context.capabilities.as_ref()) {
-        _ if context.and_then(|context| context.privileged) == Some(true) => privileges::all(),
+        _ if privileged => privileges::all(),
         None => privileges::capabilities(&[], &[]).map_err(misconfigured)?,
         Some(asked) => {
             let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
@@ -73,6 +74,7 @@ pub(crate) async fn order(request: &Request<'_>) -> Result<Order, Waiting> {
         files: files(request, host),
         mounts: mounts(request, &env)?,
         read_only: context.and_then(|context| context.read_only_root_filesystem) == Some(true),
+        privileged,
     };
     Ok(Order {
         argv: command(container, image, &env),
