@@ -418,6 +418,40 @@ async fn root_in_a_pod_is_not_root_on_the_machine() {
 }
 
 #[tokio::test]
+async fn links_in_a_volume_lead_nowhere_outside_it() {
+    let cluster = Cluster::new("embedded").await;
+    let mount = |mount: Value| json!([{"name": "v", "mountPath": "/v"}, mount]);
+    let made = cluster.lab.path("made");
+    let folder = cluster.lab.path("").display().to_string();
+    let links = format!("ln -s {folder} /v/up; ln -s /.machine{folder} /v/machine");
+    let link = json!({"name": "link", "image": "busybox", "command": ["sh", "-c", links], "volumeMounts": [{"name": "v", "mountPath": "/v"}]});
+    let shell = |mounts: Value| json!({"name": "c", "image": "busybox", "command": ["sleep", "1000"], "env": [{"name": "WHERE", "value": made.display().to_string()}], "volumeMounts": mounts});
+    for (name, mounts, why) in [
+        (
+            "linked",
+            mount(json!({"name": "v", "mountPath": "/x", "subPath": "up/made"})),
+            "a link of the volume leads out of it",
+        ),
+        (
+            "absolute",
+            mount(json!({"name": "v", "mountPath": "/x", "subPathExpr": "$(WHERE)"})),
+            "is not a path below the volume; write it without a leading `/` and without `..`",
+        ),
+        (
+            "point",
+            mount(json!({"name": "w", "mountPath": "/v/machine/made"})),
+            "a link of a volume leads out of the container",
+        ),
+    ] {
+        cluster.run(name, json!({"volumes": [{"name": "v", "emptyDir": {}}, {"name": "w", "emptyDir": {}}], "initContainers": [link], "containers": [shell(mounts)], "terminationGracePeriodSeconds": 1})).await;
+        cluster
+            .until(name, "refused", |pod| serde_json::to_string(&pod.status).unwrap().contains(why))
+            .await;
+        assert!(!made.exists(), "{name} made {}", made.display());
+    }
+}
+
+#[tokio::test]
 async fn volumes_follow_their_objects() {
     for api_server in api_servers() {
         let cluster = Cluster::new(api_server).await;

@@ -55,6 +55,7 @@ pub(crate) struct Room {
 /// A file or folder of the node at a path of the container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mount {
+    /// With all links followed: one that a program has put there since is refused.
     pub source: PathBuf,
     pub target: String,
     pub read_only: bool,

@@ -7,9 +7,11 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, pivot_root};
@@ -229,10 +231,16 @@ fn devices() -> Result<(), BecomeError> {
 }
 
 fn bind_volume(volume: &Mount) -> Result<(), BecomeError> {
-    let source = below(OLD, &volume.source);
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let found = openat2(AT_FDCWD, &below(OLD, &volume.source), how);
+    let found = File::from(found.doing(format!("find {}", volume.source.display()))?);
+    let kind = found.metadata().doing(format!("find {}", volume.source.display()))?;
+    let source = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
     let target = inside(&volume.target)?;
-    let kind = fs::metadata(&source).doing(format!("find {}", volume.source.display()))?;
     if !target.exists() {
+        stays_here(&target)?;
         let parent = if kind.is_dir() { Some(target.as_path()) } else { target.parent() };
         if let Some(parent) = parent {
             fs::create_dir_all(parent).doing(format!("make the mount point {}", volume.target))?;
@@ -241,7 +249,24 @@ fn bind_volume(volume: &Mount) -> Result<(), BecomeError> {
             File::create(&target).doing(format!("make the mount point {}", volume.target))?;
         }
     }
-    bind(&source, &target)
+    mount(Some(&source), &target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).doing(format!(
+        "mount {} on {}",
+        volume.source.display(),
+        volume.target
+    ))
+}
+
+/// Refuses a mount point that links of a volume lead to the machine's files, or to nothing: it is
+/// about to be made.
+fn stays_here(target: &Path) -> Result<(), BecomeError> {
+    let what = || format!("make the mount point {}", target.display());
+    let known = target.ancestors().find(|path| fs::symlink_metadata(path).is_ok());
+    let real = fs::canonicalize(known.unwrap_or(Path::new("/"))).doing(what())?;
+    if real.starts_with(OLD) {
+        return Err(io::Error::other("a link of a volume leads out of the container"))
+            .doing(what());
+    }
+    Ok(())
 }
 
 /// The container path `target`, without steps out of the root.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeMount};
 
@@ -13,7 +12,7 @@ use crate::node::images::Image;
 use crate::node::pod::environment::{self, Fetched, Sources, expand};
 use crate::node::pod::fields::Facts;
 use crate::node::pod::process::Folder;
-use crate::node::pod::volumes::{Volumes, content};
+use crate::node::pod::volumes::{Volumes, content, sub_path};
 
 /// Why a container cannot be started for now: what its status shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -276,6 +275,10 @@ fn mounts(request: &Request<'_>, env: &BTreeMap<String, String>) -> Result<Vec<M
         .clone()
         .unwrap_or_else(|| "/dev/termination-log".into());
     all.push(Mount { source: request.folder.termination(), target: message, read_only: false });
+    for mount in &mut all {
+        // What is missing is told when it is mounted.
+        mount.source = fs::canonicalize(&mount.source).unwrap_or_else(|_| mount.source.clone());
+    }
     Ok(all)
 }
 
@@ -295,7 +298,7 @@ fn volume_mount(
     };
     let source = match below {
         None => root,
-        Some(below) => sub_path(&root, &below).map_err(|message| {
+        Some(below) => sub_path::find(&root, &below).map_err(|message| {
             misconfigured(format!(
                 "failed to prepare subPath for volumeMount \"{}\": {message}",
                 wanted.name
@@ -311,23 +314,6 @@ fn volume_mount(
         target: wanted.mount_path.clone(),
         read_only: made || wanted.read_only == Some(true),
     })
-}
-
-/// The file or folder `below` a volume; a missing one becomes a folder.
-fn sub_path(root: &Path, below: &str) -> Result<std::path::PathBuf, String> {
-    let path = root.join(below);
-    if !path.exists() {
-        let made = fs::create_dir_all(&path).and_then(|()| {
-            // Whoever may write to the volume may write here.
-            fs::set_permissions(&path, fs::metadata(root)?.permissions())
-        });
-        made.map_err(|error| error.to_string())?;
-    }
-    let (path, root) = (
-        fs::canonicalize(&path).map_err(|error| error.to_string())?,
-        fs::canonicalize(root).map_err(|error| error.to_string())?,
-    );
-    if path.starts_with(root) { Ok(path) } else { Err(format!("{below} leads out of the volume")) }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! reader sees either all old or all new files.
 
 pub(crate) mod content;
+pub(crate) mod sub_path;
 pub(crate) mod swap;
 
 use std::fs::{self, Permissions};
