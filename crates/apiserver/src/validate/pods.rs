@@ -235,8 +235,9 @@ fn environment(value: &Value, at: &str, errors: &mut Errors) {
 
 fn mounts(value: &Value, at: &str, volumes: &HashSet<String>, errors: &mut Errors) {
     let mut seen = HashSet::new();
+    let all = &format!("{at}.volumeMounts");
     for (index, mount) in list(value) {
-        let at = format!("{at}.volumeMounts[{index}]");
+        let at = format!("{all}[{index}]");
         let name = text(mount, "name");
         if name.is_empty() {
             errors.required(format!("{at}.name"), "");
@@ -249,6 +250,28 @@ fn mounts(value: &Value, at: &str, volumes: &HashSet<String>, errors: &mut Error
         } else if !seen.insert(path.to_owned()) {
             errors.invalid(format!("{at}.mountPath"), &mount["mountPath"], "must be unique");
         }
+        below_volume(mount, "subPath", all, errors);
+        below_volume(mount, "subPathExpr", all, errors);
+        if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
+            errors.invalid(
+                format!("{at}.subPathExpr"),
+                &mount["subPathExpr"],
+                "subPathExpr and subPath are mutually exclusive",
+            );
+        }
+    }
+}
+
+/// A path that does not lead out of the volume it is in. Kubernetes does not tell which mount of
+/// `all` it was.
+fn below_volume(mount: &Value, field: &str, all: &str, errors: &mut Errors) {
+    let path = text(mount, field);
+    let at = format!("{all}.{field}");
+    if path.starts_with('/') {
+        errors.invalid(at.clone(), &mount[field], "must be a relative path");
+    }
+    if path.split('/').any(|step| step == "..") {
+        errors.invalid(at, &mount[field], "must not contain '..'");
     }
 }
 
