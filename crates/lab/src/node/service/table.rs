@@ -18,6 +18,9 @@ pub(crate) const TABLE: &str = "tombolo-services";
 /// Connections with this mark leave with the node's address.
 const MASQUERADE: &str = "0x4000";
 
+/// How many bytes nft takes as a comment; with one more it refuses the whole table.
+const COMMENT: usize = 128;
+
 /// The same seed in every script, so that a change elsewhere moves nobody.
 const SEED: &str = "0x746f6d62";
 
@@ -116,7 +119,8 @@ impl Table {
 
     /// A chain that sends a connection to one of `endpoints`.
     fn chain(&mut self, name: &str, port: &Port, before: &str, endpoints: &BTreeSet<SocketAddrV4>) {
-        let _infallible = writeln!(self.chains, "  chain {name} {{ comment \"{}\"", port.name);
+        let comment = &port.name[..port.name.floor_char_boundary(COMMENT)];
+        let _infallible = writeln!(self.chains, "  chain {name} {{ comment \"{comment}\"");
         for line in before.lines() {
             let _infallible = writeln!(self.chains, "    {line}");
         }
@@ -354,6 +358,31 @@ mod tests {
             slice("headless", json!([{"port": 80}]), json!([{"addresses": ["10.10.0.9"]}])),
         ];
         insta::assert_snapshot!(written(services, slices));
+    }
+
+    #[test]
+    fn a_service_with_the_longest_names_has_a_comment_that_nft_takes() {
+        let (name, port) = ("s".repeat(63), "p".repeat(15));
+        let mut long = service(
+            &name,
+            json!({"clusterIP": "10.11.0.20", "ports": [{"name": port, "port": 80}]}),
+            &[],
+        );
+        let namespace = "n".repeat(63);
+        long.metadata.namespace = Some(namespace.clone());
+        let mut backs = slice(
+            &name,
+            json!([{"name": port, "port": 8080}]),
+            json!([{"addresses": ["10.10.0.5"], "conditions": {"ready": true}}]),
+        );
+        backs.metadata.namespace = Some(namespace.clone());
+        let text = written(vec![long], vec![backs]);
+        let comments: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.split('"').nth(1).filter(|_| line.contains("comment")))
+            .collect();
+        assert_eq!(comments, [format!("{namespace}/{name}:")]);
+        assert_eq!(comments[0].len(), 128);
     }
 
     #[test]
