@@ -1,6 +1,6 @@
 //! Fields of a pod that a lab's node does not act on. They are told, never dropped silently.
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, SeccompProfile};
 
 /// The fields of `spec` that have no effect, by path.
 pub(crate) fn fields(spec: &PodSpec) -> Vec<String> {
@@ -11,6 +11,28 @@ pub(crate) fn fields(spec: &PodSpec) -> Vec<String> {
     note(spec.host_users == Some(false), "spec.hostUsers");
     note(spec.share_process_namespace == Some(true), "spec.shareProcessNamespace");
     note(spec.runtime_class_name.is_some(), "spec.runtimeClassName");
+    note(spec.set_hostname_as_fqdn == Some(true), "spec.setHostnameAsFQDN");
+    note(spec.hostname_override.is_some(), "spec.hostnameOverride");
+    note(
+        spec.topology_spread_constraints.iter().flatten().next().is_some(),
+        "spec.topologySpreadConstraints",
+    );
+    let affinity = spec.affinity.as_ref();
+    let node = affinity.and_then(|affinity| affinity.node_affinity.as_ref());
+    let node = node.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let pod = affinity.and_then(|affinity| affinity.pod_affinity.as_ref());
+    let pod = pod.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let anti = affinity.and_then(|affinity| affinity.pod_anti_affinity.as_ref());
+    let anti = anti.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    // The scheduler looks only at what a pod must have.
+    for (kind, wishes) in [
+        ("nodeAffinity", node.map_or(0, Vec::len)),
+        ("podAffinity", pod.map_or(0, Vec::len)),
+        ("podAntiAffinity", anti.map_or(0, Vec::len)),
+    ] {
+        let field = format!("spec.affinity.{kind}.preferredDuringSchedulingIgnoredDuringExecution");
+        note(wishes > 0, &field);
+    }
     note(spec.ephemeral_containers.iter().flatten().next().is_some(), "spec.ephemeralContainers");
     let context = spec.security_context.as_ref();
     note(
@@ -21,10 +43,26 @@ pub(crate) fn fields(spec: &PodSpec) -> Vec<String> {
         context.is_some_and(|context| context.app_armor_profile.is_some()),
         "spec.securityContext.appArmorProfile",
     );
+    note(
+        filters(context.and_then(|context| context.seccomp_profile.as_ref())),
+        "spec.securityContext.seccompProfile",
+    );
+    let host = spec.host_network == Some(true);
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+        // In the node's own network a container's port is the node's anyway.
+        let ports = container.ports.iter().flatten().filter(|_| !host);
+        let host_ports = ports.filter(|port| port.host_port.is_some_and(|number| number != 0));
+        found.extend(host_ports.map(|port| {
+            format!("container {}: ports.hostPort {}", container.name, port.host_port.unwrap_or(0))
+        }));
         found.extend(of_container(container));
     }
     found
+}
+
+/// Whether a profile asks for system calls to be filtered.
+fn filters(profile: Option<&SeccompProfile>) -> bool {
+    profile.is_some_and(|profile| profile.type_ != "Unconfined")
 }
 
 fn of_container(container: &Container) -> Vec<String> {
@@ -35,6 +73,10 @@ fn of_container(container: &Container) -> Vec<String> {
         (
             context.is_some_and(|context| context.se_linux_options.is_some()),
             "securityContext.seLinuxOptions",
+        ),
+        (
+            filters(context.and_then(|context| context.seccomp_profile.as_ref())),
+            "securityContext.seccompProfile",
         ),
         (context.is_some_and(|context| context.proc_mount.is_some()), "securityContext.procMount"),
         (
@@ -50,12 +92,46 @@ fn of_container(container: &Container) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn fields_without_effect_are_named() {
-        let spec = serde_json::json!({"hostPID": true, "containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]}]});
+        let spec = json!({"hostPID": true, "containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]}]});
         let spec: PodSpec = serde_json::from_value(spec).unwrap();
         assert_eq!(fields(&spec), ["spec.hostPID", "container c: volumeMounts.mountPropagation"]);
+    }
+
+    #[test]
+    fn wishes_to_the_scheduler_and_filters_of_system_calls_are_named() {
+        let preferred = json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": {}, "podAffinityTerm": {"topologyKey": "zone"}}]});
+        let required =
+            json!({"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]});
+        let spec = json!({
+            "setHostnameAsFQDN": true,
+            "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+            "affinity": {"nodeAffinity": preferred, "podAffinity": required, "podAntiAffinity": preferred},
+            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {"name": "a", "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81}],
+                 "securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "p"}}},
+                {"name": "b", "securityContext": {"seccompProfile": {"type": "Unconfined"}}},
+            ],
+        });
+        assert_eq!(
+            fields(&serde_json::from_value(spec).unwrap()),
+            [
+                "spec.setHostnameAsFQDN",
+                "spec.topologySpreadConstraints",
+                "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution",
+                "spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution",
+                "spec.securityContext.seccompProfile",
+                "container a: ports.hostPort 8080",
+                "container a: securityContext.seccompProfile",
+            ]
+        );
+        let own = json!({"hostNetwork": true, "containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
+        assert_eq!(fields(&serde_json::from_value(own).unwrap()), Vec::<String>::new());
     }
 }
