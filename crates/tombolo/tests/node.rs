@@ -286,8 +286,13 @@ async fn services_are_reached_by_address_and_by_name() {
 async fn crashes_are_restarted_and_explained() {
     for api_server in api_servers() {
         let cluster = Cluster::new(api_server).await;
-        let crash = json!({"name": "c", "image": "busybox", "command": ["sh", "-c", "echo run; echo why > /dev/termination-log; exit 7"]});
-        cluster.run("crash", json!({"containers": [crash]})).await;
+        let crash = json!({"name": "c", "image": "busybox", "command": ["sh", "-c", "echo run >> /runs/all; wc -l < /runs/all; echo why > /dev/termination-log; exit 7"], "volumeMounts": [{"name": "runs", "mountPath": "/runs"}]});
+        cluster
+            .run(
+                "crash",
+                json!({"volumes": [{"name": "runs", "emptyDir": {}}], "containers": [crash]}),
+            )
+            .await;
         let pod = cluster
             .until("crash", "in back-off", |pod| {
                 let waiting = pod.status.as_ref().and_then(|status| {
@@ -310,8 +315,9 @@ async fn crashes_are_restarted_and_explained() {
             (ended.exit_code, ended.message.as_deref(), container(&pod).restart_count),
             (7, Some("why\n"), 1)
         );
+        // Between two runs the previous one is the one that has just ended, as `lastState` tells.
         let previous = LogParams { previous: true, ..LogParams::default() };
-        assert_eq!(cluster.pods.logs("crash", &previous).await.unwrap(), "run\n");
+        assert_eq!(cluster.pods.logs("crash", &previous).await.unwrap(), "2\n");
 
         let sick = json!({"name": "c", "image": "busybox", "command": ["sh", "-c", "exec sleep 1000"], "livenessProbe": {"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1}});
         cluster.run("sick", json!({"containers": [sick]})).await;

@@ -200,6 +200,20 @@ impl Target {
         })
     }
 
+    /// The container's state as the pod's status tells it.
+    fn state<'a>(
+        &self,
+        pod: &'a k8s_openapi::api::core::v1::Pod,
+    ) -> Option<&'a k8s_openapi::api::core::v1::ContainerState> {
+        let statuses = pod.status.iter().flat_map(|status| {
+            status.container_statuses.iter().chain(&status.init_container_statuses).flatten()
+        });
+        statuses
+            .into_iter()
+            .find(|status| status.name == self.container)
+            .and_then(|status| status.state.as_ref())
+    }
+
     pub(crate) fn process(&self, node: &Node) -> Result<Arc<Process>, Refusal> {
         let (_, live) = self.live(node)?;
         let process = live.running.lock().get(&self.container).cloned();
@@ -225,16 +239,28 @@ async fn container_logs(
     let (pod, live) = target.live(&node)?;
     let folder = Folder::new(&live.folder, &target.container);
     let runs = folder.runs();
-    let run = if wanted.previous { runs.iter().rev().nth(1) } else { runs.last() };
+    let process = live.running.lock().get(&target.container).cloned();
+    let run = if wanted.previous {
+        let between = process.is_none() && target.state(&pod).is_some_and(|s| s.waiting.is_some());
+        previous(&runs, between)
+    } else {
+        runs.last().copied()
+    };
     let Some(run) = run else { return Err(bad(no_log(&pod, &target, wanted.previous))) };
-    let process = live.running.lock().get(&target.container).cloned().filter(|_| !wanted.previous);
+    let process = process.filter(|_| !wanted.previous);
     let writing =
         process.map(|process| Writing { lines: process.log.follow(), ending: process.ending() });
-    let stream = logs::read(folder.log(*run), wanted, writing);
+    let stream = logs::read(folder.log(run), wanted, writing);
     let stream = stream.map_err(|error| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("read the log: {error}"))
     })?;
     Ok(([("content-type", "text/plain")], Body::from_stream(stream)).into_response())
+}
+
+/// The run that Kubernetes calls the previous one: that of `lastState`. While the container waits
+/// `between` two runs this is the newest one, else the one before it.
+fn previous(runs: &[i32], between: bool) -> Option<i32> {
+    runs.iter().rev().nth(usize::from(!between)).copied()
 }
 
 /// Why a container has no log.
@@ -252,13 +278,7 @@ fn no_log(pod: &k8s_openapi::api::core::v1::Pod, target: &Target, previous: bool
             "previous terminated container \"{container}\" in pod \"{name}\" not found"
         );
     }
-    let statuses = pod.status.iter().flat_map(|status| {
-        status.container_statuses.iter().chain(&status.init_container_statuses).flatten()
-    });
-    let state = statuses
-        .into_iter()
-        .find(|status| status.name == *container)
-        .and_then(|status| status.state.as_ref());
+    let state = target.state(pod);
     let reason =
         state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.clone());
     format!(
