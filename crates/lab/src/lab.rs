@@ -271,7 +271,8 @@ impl Lab {
     /// `kubeconfigs`. The lab ends with its last cluster.
     ///
     /// # Errors
-    /// When there is no such cluster, or something of it could not be removed.
+    /// When there is no such cluster, or something of it could not be removed; then the cluster is
+    /// still there, and the same call removes the rest.
     pub async fn delete(
         &self,
         name: &ClusterName,
@@ -282,15 +283,20 @@ impl Lab {
             .remembered_kubeconfigs()
             .map_err(|source| LabError::File { path: folder.path().to_owned(), source })?;
         files.extend(kubeconfigs.iter().cloned());
-        if !self.is_running()? {
-            self.remove_remains().await?;
-            return Err(LabError::NoCluster(name.clone()));
+        let known = self.cluster(name).await;
+        if matches!(&known, Err(error) if !matches!(error, LabError::NoCluster(_))) {
+            return known.map(|_| ());
         }
-        self.cluster(name).await?;
-        self.done(&Request::Delete(name.clone())).await?;
+        // First, because with the cluster goes the list of its kubeconfigs; and also without a
+        // cluster, because an earlier deletion may not have come to its end.
         for file in files {
             kubeconfig::remove(&file, name).await?;
         }
+        if !self.is_running()? {
+            self.remove_remains().await?;
+        }
+        known?;
+        self.done(&Request::Delete(name.clone())).await?;
         self.wait_for_the_end().await
     }
 

@@ -76,6 +76,31 @@ async fn a_killed_lab_leaves_nothing_and_the_next_one_cleans_its_files() {
     assert_eq!(lab.ok(&["lab", "get", "clusters"]), "c2\n");
 }
 
+#[test]
+fn a_deletion_that_failed_is_finished_by_the_next_one() {
+    let lab = TestLab::new();
+    lab.create("c1", "", "embedded");
+    let entries = lab.kubeconfig();
+    let write = |text: &str| std::fs::write(lab.path("kubeconfig"), text).unwrap();
+    write("- not a kubeconfig\n");
+    let said = lab.fails(&["lab", "delete", "--name", "c1"]);
+    assert!(said.contains("is not valid; mend it or name another with --kubeconfig"), "{said}");
+    assert_eq!(lab.ok(&["lab", "get", "clusters"]), "c1\n");
+    write(&entries);
+    lab.ok(&["lab", "delete", "--name", "c1"]);
+    assert!(!lab.kubeconfig().contains("c1"), "{}", lab.kubeconfig());
+    // Entries of a cluster that is no more go, too: in a lab that has ended and in one that runs.
+    write(&entries);
+    lab.ok(&["lab", "delete", "--name", "c1"]);
+    assert!(!lab.kubeconfig().contains("c1"), "{}", lab.kubeconfig());
+    lab.create("c2", "", "embedded");
+    let with_c2 = lab.kubeconfig();
+    write(&with_c2.replace("kind-c2", "kind-c1"));
+    lab.ok(&["lab", "delete", "--name", "c1"]);
+    assert!(!lab.kubeconfig().contains("c1"), "{}", lab.kubeconfig());
+    assert_eq!(lab.ok(&["lab", "get", "clusters"]), "c2\n");
+}
+
 #[tokio::test]
 async fn killed_processes_come_back_and_the_api_keeps_its_data() {
     for api_server in api_servers() {
