@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
 use serde_json::{Value, json};
 
 use crate::cluster::{Access, CallError, Cluster};
@@ -12,6 +14,7 @@ use crate::operator::{Operator, OperatorError, Source};
 use crate::remote_secret::{self, RemoteSecretError};
 use crate::render::render;
 use crate::topology::{ClusterPlan, GATEWAY, NAMESPACE};
+use crate::wait;
 
 const EXPOSE_ISTIOD: &str = include_str!("../../../samples/multicluster/expose-istiod.yaml");
 const EXPOSE_SERVICES: &str = include_str!("../../../samples/multicluster/expose-services.yaml");
@@ -74,18 +77,11 @@ pub(crate) async fn wanted(
 }
 
 async fn gateway_address(cluster: &Cluster) -> Result<Option<String>, CallError> {
-    let service = Object::new(serde_json::json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": GATEWAY, "namespace": NAMESPACE},
-    }));
-    let found = cluster.get(&service).await?;
-    Ok(found.and_then(|service| {
-        service
-            .data
-            .pointer("/status/loadBalancer/ingress/0/ip")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-    }))
+    let api: Api<Service> = cluster.namespaced(NAMESPACE);
+    let found = api.get_opt(GATEWAY).await;
+    let found = found
+        .map_err(|error| cluster.failed("get", format!("Service/{NAMESPACE}/{GATEWAY}"), error))?;
+    Ok(found.and_then(wait::assigned_address))
 }
 
 /// The remote secret by which another cluster's control plane watches `cluster`.

@@ -183,16 +183,36 @@ pub async fn load_balancer_address(
             .get_opt(name)
             .await
             .map_err(|e| cluster.failed("get", format!("Service/{name}"), e))?;
-        let address = found
-            .and_then(|service| service.status)
-            .and_then(|status| status.load_balancer)
-            .and_then(|balancer| balancer.ingress)
-            .and_then(|ingress| ingress.into_iter().next())
-            .and_then(|ingress| ingress.ip.or(ingress.hostname));
-        Ok(match address {
+        Ok(match found.and_then(assigned_address) {
             Some(address) => Look::Holds(address),
             None => Look::Missing("no address is assigned yet".to_owned()),
         })
     })
     .await
+}
+
+/// The address that a load balancer has given a Service: an IP address, else a host name.
+pub fn assigned_address(service: Service) -> Option<String> {
+    let ingress = service.status?.load_balancer?.ingress?.into_iter().next()?;
+    ingress.ip.or(ingress.hostname)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_load_balancer_is_found_by_address_else_by_name() {
+        let address = |ingress| {
+            let service = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+            assigned_address(serde_json::from_value(service).unwrap())
+        };
+        let (ip, name) = (json!({"ip": "192.0.2.1"}), json!({"hostname": "a.elb.example.org"}));
+        assert_eq!(address(json!([ip, name])).as_deref(), Some("192.0.2.1"));
+        assert_eq!(address(json!([name])).as_deref(), Some("a.elb.example.org"));
+        assert_eq!(address(json!([])), None);
+        assert_eq!(assigned_address(Service::default()), None);
+    }
 }

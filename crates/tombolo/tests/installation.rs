@@ -1,11 +1,13 @@
 //! istioctl's commands on one cluster: install, install again, change, prune, verify, remove; on
-//! the embedded API server, and on a real one where there is one.
+//! the embedded API server, and on a real one where there is one. And what a mesh file means for
+//! clusters in states that a mesh in the lab does not come into.
 
 #![cfg(test)]
 
 #[path = "installation/server.rs"]
 mod server;
 
+use serde_json::json;
 use server::Server;
 
 const TUTORIAL: &str =
@@ -194,4 +196,36 @@ fn remove(server: &Server) {
     server.gone();
     let out = server.run(&["uninstall", "--purge", "-y"], "");
     assert!(out.ok && out.text.contains("nothing is installed"), "{}", out.text);
+}
+
+/// A mesh file of clusters that exist, each with a line about its role.
+fn mesh(clusters: &[(&str, &str, &Server)]) -> String {
+    let mut text = "apiVersion: tombolo.dev/v1alpha1\nkind: Mesh\nmetadata: {name: mesh1}\nspec:\n  clusters:\n".to_owned();
+    for (name, role, server) in clusters {
+        let file = server.kubeconfig();
+        text.push_str(&format!(
+            "  - {{name: {name}, network: network1, {role}, kubeconfig: {{context: test, file: {file}}}}}\n"
+        ));
+    }
+    text
+}
+
+#[test]
+fn a_remote_uses_a_control_plane_behind_a_host_name() {
+    let (first, second) = (Server::embedded(), Server::embedded());
+    let clusters = [
+        ("cluster01", "controlPlane: Primary", &first),
+        ("cluster02", "controlPlane: Remote", &second),
+    ];
+    first.write("mesh.yaml", &mesh(&clusters));
+    let istiod = "+ Service/istio-system/istiod";
+    let planned = || {
+        let out = first.run(&["plan", "-f", "mesh.yaml"], "");
+        assert!(out.ok, "{}", out.text);
+        let (_, remote) = out.stdout.split_once("cluster cluster02\n").unwrap();
+        remote.to_owned()
+    };
+    assert!(!planned().contains(istiod), "there is no address yet: {}", planned());
+    first.balance("istio-eastwestgateway", json!({"hostname": "a.elb.example.org"}));
+    assert!(planned().contains(istiod), "{}", planned());
 }

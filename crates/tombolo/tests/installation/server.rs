@@ -14,7 +14,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
@@ -232,6 +232,42 @@ impl Server {
     pub fn delete_config_map(&self, name: &str) {
         let maps = Api::<ConfigMap>::namespaced(self.client(), "istio-system");
         self.runtime.block_on(maps.delete(name, &DeleteParams::default())).unwrap();
+    }
+
+    /// The path of a kubeconfig whose context `test` is this server's administrator.
+    pub fn kubeconfig(&self) -> String {
+        self.folder.path().join("kubeconfig").display().to_string()
+    }
+
+    /// Makes a Service of the control plane's namespace that a load balancer serves at `address`.
+    pub fn balance(&self, name: &str, address: Value) {
+        let metadata = json!({"name": "istio-system"});
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
+        self.apply("Namespace", &namespace);
+        self.apply(
+            "Service",
+            &json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": name, "namespace": "istio-system"},
+                "spec": {"type": "LoadBalancer", "ports": [{"name": "tls", "port": 15443}]},
+            }),
+        );
+        let services = Api::<Service>::namespaced(self.client(), "istio-system");
+        let status = json!({"status": {"loadBalancer": {"ingress": [address]}}});
+        let (params, patch) = (PatchParams::default(), Patch::Merge(status));
+        self.runtime.block_on(services.patch_status(name, &params, &patch)).unwrap();
+    }
+
+    /// Applies an object of the core group as a user would.
+    pub fn apply(&self, kind: &str, object: &Value) {
+        let like = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind));
+        let (client, metadata) = (self.client(), &object["metadata"]);
+        let api: Api<DynamicObject> = match metadata["namespace"].as_str() {
+            Some(namespace) => Api::namespaced_with(client, namespace, &like),
+            None => Api::all_with(client, &like),
+        };
+        let (name, params) = (metadata["name"].as_str().unwrap(), PatchParams::apply("user"));
+        self.runtime.block_on(api.patch(name, &params, &Patch::Apply(object))).unwrap();
     }
 
     /// Waits until nothing of ours is left.
