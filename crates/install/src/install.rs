@@ -13,7 +13,7 @@ use crate::cluster::{CallError, Cluster};
 use crate::object::Object;
 use crate::operator::Operator;
 use crate::progress::Progress;
-use crate::render::{Component, render};
+use crate::render::{Component, injection_name, render};
 use crate::wait::{self, Look, WaitError};
 
 /// How long a component may take to become ready, unless the user says otherwise.
@@ -167,7 +167,7 @@ pub async fn injection_ready(
     limit: Duration,
 ) -> Result<(), WaitError> {
     let api: Api<MutatingWebhookConfiguration> = Api::all(cluster.client().clone());
-    let name = operator.revisioned("istio-sidecar-injector");
+    let name = injection_name(operator);
     let what = format!("MutatingWebhookConfiguration/{name} to get the control plane's CA bundle");
     wait::until(cluster, &what, limit, None, || async {
         let found = api.get_opt(&name).await.map_err(|e| cluster.failed("get", name.clone(), e))?;

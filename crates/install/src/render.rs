@@ -19,6 +19,7 @@ mod webhooks;
 
 pub use base::READER;
 pub use patches::PatchError;
+pub use webhooks::injection_name;
 
 /// Objects of one component, in the order they are applied.
 #[derive(Clone, Debug, PartialEq)]

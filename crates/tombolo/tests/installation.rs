@@ -39,6 +39,7 @@ fn scenario(server: &Server) {
     link(server);
     inject_and_analyze(server);
     remove(server);
+    in_another_namespace(server);
 }
 
 fn nothing_is_there(server: &Server) {
@@ -196,6 +197,15 @@ fn remove(server: &Server) {
     server.gone();
     let out = server.run(&["uninstall", "--purge", "-y"], "");
     assert!(out.ok && out.text.contains("nothing is installed"), "{}", out.text);
+}
+
+/// What is waited for must be what is rendered.
+fn in_another_namespace(server: &Server) {
+    let namespace = ["-i", "mesh-system", "-y", "--readiness-timeout", "20s"];
+    let out = server.run(&[&["install", "--set", "profile=minimal"], &namespace[..]].concat(), "");
+    assert!(out.ok, "{}", out.text);
+    let webhook = "MutatingWebhookConfiguration/istio-sidecar-injector-mesh-system";
+    assert!(server.versions().contains_key(webhook), "{:?}", server.versions());
 }
 
 /// A mesh file of clusters that exist, each with a line about its role.

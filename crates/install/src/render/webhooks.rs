@@ -8,6 +8,15 @@ use super::object;
 use crate::object::Object;
 use crate::operator::Operator;
 
+/// The name of the injection webhook's configuration, which is unique in the cluster.
+pub fn injection_name(operator: &Operator) -> String {
+    let name = operator.revisioned("istio-sidecar-injector");
+    match operator.namespace() {
+        "istio-system" => name,
+        namespace => format!("{name}-{namespace}"),
+    }
+}
+
 /// The injection webhook's configuration. Calls `service` in the control plane's namespace, or the
 /// URL that the document names.
 pub(super) fn injection(operator: &Operator, service: &str) -> Object {
@@ -77,14 +86,10 @@ pub(super) fn injection(operator: &Operator, service: &str) -> Object {
             vec![absent("sidecar.istio.io/inject"), absent("istio.io/rev")],
         ));
     }
-    let mut name = operator.revisioned("istio-sidecar-injector");
-    if namespace != "istio-system" {
-        name = format!("{name}-{namespace}");
-    }
     object(
         "admissionregistration.k8s.io/v1",
         "MutatingWebhookConfiguration",
-        json!({"name": name, "labels": {"app": "sidecar-injector", "release": "istio"}}),
+        json!({"name": injection_name(operator), "labels": {"app": "sidecar-injector", "release": "istio"}}),
         json!({"webhooks": webhooks}),
     )
 }
