@@ -1,9 +1,12 @@
 //! One cluster as the installer sees it: a client, and errors that say which object in which
 //! cluster.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{
     Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, PropagationPolicy,
 };
@@ -87,6 +90,36 @@ impl CallError {
     }
 }
 
+/// Why the clusters of a mesh are not as many as they are said to be.
+#[derive(Debug, thiserror::Error)]
+pub enum DistinctError {
+    #[error(
+        "clusters {first} and {second} of the mesh file are one Kubernetes cluster: namespace kube-system has UID {uid} in both; give each its own cluster, or remove one of the two"
+    )]
+    Same { first: String, second: String, uid: String },
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// Makes sure that no cluster is there under two names. One that does not tell who it is passes.
+///
+/// # Errors
+/// When two are the same, or one cannot be asked.
+pub async fn distinct(clusters: &BTreeMap<String, Access>) -> Result<(), DistinctError> {
+    let asked = clusters.iter().map(|(name, access)| async move {
+        Ok::<_, CallError>(access.cluster.uid().await?.map(|uid| (uid, name)))
+    });
+    let mut seen: BTreeMap<String, &String> = BTreeMap::new();
+    for (uid, name) in try_join_all(asked).await?.into_iter().flatten() {
+        if let Some(first) = seen.get(&uid) {
+            let (first, second) = ((*first).clone(), name.clone());
+            return Err(DistinctError::Same { first, second, uid });
+        }
+        seen.insert(uid, name);
+    }
+    Ok(())
+}
+
 impl Cluster {
     /// Opens the cluster that `context` of a kubeconfig names.
     ///
@@ -147,6 +180,19 @@ impl Cluster {
     /// The API server's URL as the kubeconfig has it.
     pub fn server(&self) -> &str {
         &self.server
+    }
+
+    /// What tells a cluster from all others: the UID of its namespace `kube-system`. Nothing where
+    /// this user may not read that.
+    async fn uid(&self) -> Result<Option<String>, CallError> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        match api.get_opt("kube-system").await {
+            Ok(found) => Ok(found.and_then(|namespace| namespace.metadata.uid)),
+            Err(error) => {
+                let error = self.failed("get", "Namespace/kube-system", error);
+                if error.is_forbidden() { Ok(None) } else { Err(error) }
+            }
+        }
     }
 
     pub fn client(&self) -> &Client {

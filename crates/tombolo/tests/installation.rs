@@ -239,3 +239,20 @@ fn a_remote_uses_a_control_plane_behind_a_host_name() {
     first.balance("istio-eastwestgateway", json!({"hostname": "a.elb.example.org"}));
     assert!(planned().contains(istiod), "{}", planned());
 }
+
+#[test]
+fn one_cluster_under_two_names_is_refused() {
+    let (first, second) = (Server::embedded(), Server::embedded());
+    let role = "controlPlane: Primary";
+    let clusters = [("cluster01", role, &first), ("cluster02", role, &second)];
+    first.write("two.yaml", &mesh(&clusters));
+    let out = first.run(&["plan", "-f", "two.yaml"], "");
+    assert!(out.ok, "{}", out.text);
+    // Another path, but the same cluster.
+    let kubeconfig = std::fs::read_to_string(first.kubeconfig()).unwrap();
+    first.write("again", &kubeconfig);
+    first.write("one.yaml", &mesh(&clusters).replace(&second.kubeconfig(), "again"));
+    let out = first.run(&["plan", "-f", "one.yaml"], "");
+    let told = "clusters cluster01 and cluster02 of the mesh file are one Kubernetes cluster";
+    assert!(!out.ok && out.text.contains(told), "{}", out.text);
+}

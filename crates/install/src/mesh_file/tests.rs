@@ -61,6 +61,29 @@ fn a_name_used_twice_is_refused() {
 }
 
 #[test]
+fn a_context_used_twice_is_refused() {
+    let two = |first: &str, second: &str| {
+        let cluster = |name, kubeconfig| {
+            format!(
+                "  - name: {name}\n    network: network1\n    controlPlane: Primary\n    kubeconfig: {kubeconfig}\n"
+            )
+        };
+        let head = "apiVersion: tombolo.dev/v1alpha1\nkind: Mesh\nmetadata: {name: mesh1}\nspec:\n  clusters:\n";
+        let (first, second) = (cluster("cluster01", first), cluster("cluster02", second));
+        MeshFile::parse("mesh.yaml", &format!("{head}{first}{second}"))
+    };
+    let told = |first, second| two(first, second).expect_err("one cluster twice").to_string();
+    assert_eq!(
+        told("{context: prod}", "{context: prod}"),
+        "mesh.yaml:13:17: spec.clusters[1].kubeconfig: cluster `cluster02` has the same context `prod` as cluster `cluster01` (line 6); give each cluster its own, or remove one of the two"
+    );
+    let file = "{context: prod, file: a}";
+    assert!(told(file, file).contains("the same context `prod` as cluster `cluster01`"));
+    assert!(two("{context: prod}", "{context: test}").is_ok());
+    assert!(two("{context: admin, file: a}", "{context: admin, file: b}").is_ok());
+}
+
+#[test]
 fn pools_off_the_bridge_or_overlapping_are_refused() {
     assert_snapshot!(problems(&[("172.18.12.0-172.18.12.255", "172.18.11.128-172.18.12.255")]));
     assert_snapshot!(problems(&[("172.18.12.0-172.18.12.255", "192.168.1.1-192.168.1.9")]));

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net};
 use serde_saphyr::{Location as Place, Spanned};
 
 use super::{
-    API_VERSION, AddressRange, Cluster, ControlPlane, Document, LabCluster, Location, MeshFile,
-    Problem, RawCluster, RawLab, Role,
+    API_VERSION, AddressRange, Cluster, ControlPlane, Document, KubeconfigContext, LabCluster,
+    Location, MeshFile, Problem, RawCluster, RawLab, Role,
 };
 
 /// The lab's bridge: nodes and load-balancer addresses live on it.
@@ -54,6 +55,7 @@ pub(super) fn check(document: Document) -> Result<MeshFile, Vec<Problem>> {
         );
     }
     check_names(&mut problems, &spec.clusters.value);
+    check_contexts(&mut problems, &spec.clusters.value);
     let roles = roles(&mut problems, &spec.clusters.value);
     let locations: Vec<_> = spec
         .clusters
@@ -119,6 +121,23 @@ fn check_names(problems: &mut Problems, clusters: &[RawCluster]) {
                 cluster.name.value
             );
             problems.add(cluster.name.referenced, field, text);
+        }
+    }
+}
+
+/// One cluster under two names would be watched and installed by itself.
+fn check_contexts(problems: &mut Problems, clusters: &[RawCluster]) {
+    let mut seen: BTreeMap<(Option<&Path>, &str), (&str, u64)> = BTreeMap::new();
+    for (i, cluster) in clusters.iter().enumerate() {
+        let Some(kubeconfig) = &cluster.kubeconfig else { continue };
+        let KubeconfigContext { context, file } = &kubeconfig.value;
+        let name = cluster.name.value.as_str();
+        let entry = (name, cluster.name.referenced.line());
+        if let Some((other, line)) = seen.insert((file.as_deref(), context), entry) {
+            let text = format!(
+                "cluster `{name}` has the same context `{context}` as cluster `{other}` (line {line}); give each cluster its own, or remove one of the two"
+            );
+            problems.add(kubeconfig.referenced, format!("spec.clusters[{i}].kubeconfig"), text);
         }
     }
 }

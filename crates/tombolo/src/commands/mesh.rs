@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
-use tombolo_install::cluster::{Access, Cluster};
+use tombolo_install::cluster::{self, Access, Cluster};
 use tombolo_install::install;
 use tombolo_install::mesh::Mesh;
 use tombolo_install::mesh_file::{Location, MeshFile, Role};
@@ -116,6 +116,7 @@ pub async fn access(file: &MeshFile) -> anyhow::Result<BTreeMap<String, Access>>
             found.insert(cluster.name.clone(), access);
         }
     }
+    cluster::distinct(&found).await?;
     Ok(found)
 }
 
