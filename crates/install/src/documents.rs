@@ -176,12 +176,15 @@ pub(crate) fn operator(
     Ok(Operator::from_spec("tombolo".to_owned(), spec)?)
 }
 
-/// The east-west gateway's installation.
+/// The east-west gateway's installation: Istio's document, under a name that tells it from one
+/// that a user installed by the script.
 ///
 /// # Errors
 /// Never: the document is our own.
 pub(crate) fn gateway_operator(plan: &ClusterPlan) -> Result<Operator, DocumentError> {
     let text = EastWest { network: Some(plan.network.clone()), revision: None }.document();
     let source = Source { name: "the east-west gateway's document".to_owned(), text };
-    Ok(Operator::merge(&[source], &[])?)
+    let mut operator = Operator::merge(&[source], &[])?;
+    "tombolo-eastwest".clone_into(&mut operator.name);
+    Ok(operator)
 }

@@ -206,12 +206,18 @@ async fn prune(
 /// # Errors
 /// When the cluster cannot be asked.
 pub async fn owned(cluster: &Cluster, operator: &Operator) -> Result<Vec<Object>, CallError> {
-    let selector = format!(
-        "install.operator.istio.io/owning-resource={},istio.io/rev={}",
+    labelled(cluster, &owner(operator)).await
+}
+
+/// The labels that only the objects of this installation have, as a selector.
+pub(crate) fn owner(operator: &Operator) -> String {
+    format!(
+        "install.operator.istio.io/owning-resource={},\
+         install.operator.istio.io/owning-resource-namespace={},istio.io/rev={}",
         operator.name,
+        operator.namespace(),
         operator.revision_label()
-    );
-    labelled(cluster, &selector).await
+    )
 }
 
 /// Every object that any installation of ours made, definitions left out.
@@ -321,6 +327,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_installation_is_told_from_one_of_its_name_in_another_namespace() {
+        let spec = json!({"profile": "minimal", "values": {"global": {"istioNamespace": "mesh"}}});
+        let operator = Operator::from_spec("eastwest".to_owned(), spec).unwrap();
+        let selector = owner(&operator);
+        assert_eq!(
+            selector,
+            "install.operator.istio.io/owning-resource=eastwest,\
+             install.operator.istio.io/owning-resource-namespace=mesh,istio.io/rev=default"
+        );
+        for object in render(&operator).iter().flat_map(|component| &component.objects) {
+            for label in selector.split(',') {
+                let (key, value) = label.split_once('=').unwrap();
+                assert_eq!(object.label(key), Some(value), "{}", object.reference());
+            }
+        }
+    }
 
     #[test]
     fn a_webhook_that_its_control_plane_made_strict_is_not_made_permissive_again() {

@@ -256,3 +256,16 @@ fn one_cluster_under_two_names_is_refused() {
     let told = "clusters cluster01 and cluster02 of the mesh file are one Kubernetes cluster";
     assert!(!out.ok && out.text.contains(told), "{}", out.text);
 }
+
+/// A flat mesh needs no gateway, but a user may have one.
+#[test]
+fn a_users_own_gateway_is_not_the_meshs() {
+    let server = Server::embedded();
+    let document = server.run(&["eastwest-gateway", "--network", "network1"], "");
+    let out = server.run(&["install", "-y", "-f", "-"], &document.stdout);
+    assert!(out.ok, "{}", out.text);
+    server.write("mesh.yaml", &mesh(&[("cluster01", "controlPlane: Primary", &server)]));
+    let out = server.run(&["plan", "-f", "mesh.yaml"], "");
+    assert!(out.ok && out.text.contains("  + "), "{}", out.text);
+    assert!(!out.text.contains("  - "), "{}", out.text);
+}
