@@ -144,6 +144,10 @@ impl Operator {
             remarks.collect(&mut path, &value)?;
         }
         settings::normalise(&mut Vec::new(), &mut spec);
+        if let Some(namespace) = text_at(&spec, "/namespace") {
+            let values = json!({"values": {"global": {"istioNamespace": namespace}}});
+            overlay(&mut spec, &values);
+        }
         let revision = text_at(&spec, "/revision")
             .or_else(|| text_at(&spec, "/values/revision"))
             .unwrap_or_default()
@@ -152,17 +156,32 @@ impl Operator {
         let mesh = merged_mesh_config(&spec);
         let read = document::read::<MeshConfig>(&mesh).map_err(OperatorError::MeshConfig)?;
         unsupported.extend(read.unknown.iter().map(|path| format!("spec.meshConfig.{path}")));
-        let operator = Self { name, profile, revision, spec, unsupported, harmless };
+        let mut operator = Self { name, profile, revision, spec, unsupported, harmless };
+        operator.judge_omission();
         operator.check_names()?;
         Ok(operator)
     }
 
+    /// The injector's ConfigMap is left out for remotes, and for remotes only, whatever a document
+    /// says.
+    fn judge_omission(&mut self) {
+        if self.flag("/global/omitSidecarInjectorConfigMap") == self.is_remote() {
+            return;
+        }
+        let is_omission =
+            |path: &mut String| path == "spec.values.global.omitSidecarInjectorConfigMap";
+        self.unsupported.extend(self.harmless.extract_if(.., is_omission));
+    }
+
     /// What becomes a part of names must be one.
     fn check_names(&self) -> Result<(), OperatorError> {
-        for (path, name) in [
-            ("spec.revision", self.revision.as_str()),
-            ("spec.values.global.istioNamespace", self.namespace()),
-        ] {
+        let namespace = match text_at(&self.spec, "/namespace") {
+            Some(_) => "spec.namespace",
+            None => "spec.values.global.istioNamespace",
+        };
+        for (path, name) in
+            [("spec.revision", self.revision.as_str()), (namespace, self.namespace())]
+        {
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             let edges = name.starts_with('-') || name.ends_with('-');
             if !name.chars().all(plain) || edges || name.len() > 63 {
@@ -202,7 +221,7 @@ impl Operator {
         merged_mesh_config(&self.spec)
     }
 
-    /// The namespace of the control plane.
+    /// The namespace of the control plane: `spec.namespace`, else the value of the charts.
     pub fn namespace(&self) -> &str {
         self.text("/global/istioNamespace").unwrap_or("istio-system")
     }

@@ -70,6 +70,53 @@ fn what_happens_anyway_is_harmless() {
 }
 
 #[test]
+fn the_namespace_of_the_spec_decides() {
+    let file =
+        "kind: IstioOperator\nspec: {namespace: mesh, values: {global: {istioNamespace: other}}}\n";
+    let operator = merge(file, &[]).unwrap();
+    assert_eq!(operator.namespace(), "mesh");
+    assert_eq!(operator.values().pointer("/global/istioNamespace"), Some(&json!("mesh")));
+    assert_eq!(merge(file, &["namespace=last"]).unwrap().namespace(), "last");
+    assert_eq!(
+        merge(file, &["namespace=a/b"]).unwrap_err().to_string(),
+        "spec.namespace is set to \"a/b\", but it must be a name of lower-case letters, digits and dashes (RFC 1123)"
+    );
+}
+
+#[test]
+fn values_of_gateways_that_are_not_read_are_listed() {
+    let file = "kind: IstioOperator\nspec: {values: {gateways: {own: {type: ClusterIP}, istio-egressgateway: {type: ClusterIP}}}}\n";
+    assert_eq!(merge(file, &[]).unwrap().unsupported, ["spec.values.gateways.own.type"]);
+}
+
+#[test]
+fn what_would_have_to_happen_otherwise_is_not_harmless() {
+    let set = |setting: &str, profile: &str| {
+        let profile = format!("profile={profile}");
+        let Operator { unsupported, harmless, .. } =
+            merge("kind: IstioOperator\n", &[&profile, setting]).unwrap();
+        match (harmless.as_slice(), unsupported.as_slice()) {
+            ([path], []) => (true, path.clone()),
+            ([], [path]) => (false, path.clone()),
+            both => panic!("{both:?}"),
+        }
+    };
+    for (setting, profile, happens) in [
+        ("values.global.multiCluster.enabled=true", "default", true),
+        ("values.global.multiCluster.enabled=false", "default", false),
+        ("values.gateways.istio-ingressgateway.injectionTemplate=gateway", "default", true),
+        ("values.gateways.istio-ingressgateway.injectionTemplate=own", "default", false),
+        ("values.global.omitSidecarInjectorConfigMap=true", "remote", true),
+        ("values.global.omitSidecarInjectorConfigMap=true", "default", false),
+        ("values.global.omitSidecarInjectorConfigMap=false", "default", true),
+        ("values.global.omitSidecarInjectorConfigMap=false", "remote", false),
+    ] {
+        let path = format!("spec.{}", setting.split_once('=').unwrap().0);
+        assert_eq!(set(setting, profile), (happens, path), "{setting} with profile {profile}");
+    }
+}
+
+#[test]
 fn texts_stay_texts() {
     let file = "kind: IstioOperator\nspec:\n  tag: 1.0\n  values: {global: {network: 1}, pilot: {env: {A: true}}}\n";
     let sets = ["values.global.multiCluster.clusterName=01", "values.pilot.podAnnotations.a=7"];
