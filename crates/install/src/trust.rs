@@ -2,7 +2,8 @@
 //!
 //! A root that Tombolo makes is made once and kept in the mesh's state folder, readable by its
 //! owner only; primaries get an intermediate each, as the secret `cacerts`. A cluster that already
-//! has one keeps it, if it is of the same root; another root is an error that names both.
+//! has one keeps it, if it is of the same root; another root is an error that names both, and so
+//! is a control plane that signs under a root of its own already.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,9 +46,13 @@ pub enum TrustError {
     )]
     OtherRoot { cluster: String, found: String, expected: String },
     #[error(
-        "cluster {cluster}: Secret/{NAMESPACE}/cacerts has no readable root-cert.pem; complete the secret or delete it"
+        "cluster {cluster}: its control plane signs under a root of its own, {found} (Secret/{NAMESPACE}/istio-ca-secret), but the mesh's root is {expected}, and it would go on to; one mesh needs one root: either make that root the mesh's (`tombolo certs fetch-root-ca` gets it with its key; name both in the mesh file, `trust.rootCA.Files`), or give it up: delete the secret, apply again, and restart Deployment/{NAMESPACE}/istiod, and after it the workloads that have certificates of the old root"
     )]
-    NoRoot { cluster: String },
+    OwnRoot { cluster: String, found: String, expected: String },
+    #[error(
+        "cluster {cluster}: Secret/{NAMESPACE}/{secret} has no readable root certificate; complete the secret or delete it"
+    )]
+    NoRoot { cluster: String, secret: &'static str },
     #[error("certificates were not made: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
     #[error(transparent)]
@@ -59,7 +64,8 @@ impl Authority {
     /// primary nothing is needed: its own CA serves every cluster.
     ///
     /// # Errors
-    /// When a cluster has an intermediate of another root, or keys cannot be read or written.
+    /// When a cluster has an intermediate of another root, or a root of its own, or keys cannot be
+    /// read or written.
     pub async fn prepare(
         file: &MeshFile,
         plans: &[ClusterPlan],
@@ -86,15 +92,16 @@ impl Authority {
         let mut missing = Vec::new();
         for (plan, installed) in signing.into_iter().zip(installed) {
             match installed {
-                Some(found) if found != expected => {
-                    return Err(TrustError::OtherRoot {
-                        cluster: plan.name.clone(),
-                        found,
-                        expected,
-                    });
+                Some(Installed::PluggedIn(found)) if found != expected => {
+                    let cluster = plan.name.clone();
+                    return Err(TrustError::OtherRoot { cluster, found, expected });
                 }
-                Some(_) => (),
-                None => missing.push(plan.name.clone()),
+                Some(Installed::Own(found)) if found != expected => {
+                    let cluster = plan.name.clone();
+                    return Err(TrustError::OwnRoot { cluster, found, expected });
+                }
+                Some(Installed::PluggedIn(_)) => (),
+                Some(Installed::Own(_)) | None => missing.push(plan.name.clone()),
             }
         }
         let secrets = tokio::task::spawn_blocking(move || issue(&root, missing)).await??;
@@ -177,21 +184,40 @@ fn secret(intermediate: &Intermediate) -> Object {
     }))
 }
 
-/// The fingerprint of the root that a cluster's `cacerts` is of, if it has one.
-async fn installed_root(cluster: &Cluster) -> Result<Option<String>, TrustError> {
+/// The fingerprint of the root that a cluster's control plane signs under, by where it is from.
+enum Installed {
+    /// Of `cacerts`, which wins.
+    PluggedIn(String),
+    /// Of the authority that the control plane made for itself, as one without `cacerts` does. It
+    /// looks for `cacerts` only when it starts.
+    Own(String),
+}
+
+/// What a cluster's control plane signs with, if there is anything yet.
+async fn installed_root(cluster: &Cluster) -> Result<Option<Installed>, TrustError> {
+    if let Some(root) = root_of(cluster, "cacerts", &["root-cert.pem", "ca.crt"]).await? {
+        return Ok(Some(Installed::PluggedIn(root)));
+    }
+    let own = root_of(cluster, "istio-ca-secret", &["root-cert.pem", "ca-cert.pem"]).await?;
+    Ok(own.map(Installed::Own))
+}
+
+/// The fingerprint of the root in a secret's first field that is not empty.
+async fn root_of(
+    cluster: &Cluster,
+    secret: &'static str,
+    fields: &[&str],
+) -> Result<Option<String>, TrustError> {
     let api: Api<Secret> = cluster.namespaced(NAMESPACE);
     let found = api
-        .get_opt("cacerts")
+        .get_opt(secret)
         .await
-        .map_err(|error| cluster.failed("get", format!("Secret/{NAMESPACE}/cacerts"), error))?;
-    let Some(secret) = found else { return Ok(None) };
-    let missing = || TrustError::NoRoot { cluster: cluster.name().to_owned() };
-    let data = secret.data.unwrap_or_default();
-    let pem = data
-        .get("root-cert.pem")
-        .or_else(|| data.get("ca.crt"))
-        .and_then(|bytes| std::str::from_utf8(&bytes.0).ok())
-        .ok_or_else(missing)?;
+        .map_err(|error| cluster.failed("get", format!("Secret/{NAMESPACE}/{secret}"), error))?;
+    let Some(found) = found else { return Ok(None) };
+    let missing = || TrustError::NoRoot { cluster: cluster.name().to_owned(), secret };
+    let data = found.data.unwrap_or_default();
+    let texts = fields.iter().filter_map(|field| std::str::from_utf8(&data.get(*field)?.0).ok());
+    let pem = texts.into_iter().find(|text| !text.is_empty()).ok_or_else(missing)?;
     let certificates = x509::certificates(pem).map_err(|_| missing())?;
     certificates.first().map(|root| Some(x509::fingerprint(root))).ok_or_else(missing)
 }

@@ -249,8 +249,7 @@ fn one_cluster_under_two_names_is_refused() {
     let out = first.run(&["plan", "-f", "two.yaml"], "");
     assert!(out.ok, "{}", out.text);
     // Another path, but the same cluster.
-    let kubeconfig = std::fs::read_to_string(first.kubeconfig()).unwrap();
-    first.write("again", &kubeconfig);
+    first.write("again", &first.read("kubeconfig"));
     first.write("one.yaml", &mesh(&clusters).replace(&second.kubeconfig(), "again"));
     let out = first.run(&["plan", "-f", "one.yaml"], "");
     let told = "clusters cluster01 and cluster02 of the mesh file are one Kubernetes cluster";
@@ -268,4 +267,39 @@ fn a_users_own_gateway_is_not_the_meshs() {
     let out = server.run(&["plan", "-f", "mesh.yaml"], "");
     assert!(out.ok && out.text.contains("  + "), "{}", out.text);
     assert!(!out.text.contains("  - "), "{}", out.text);
+}
+
+#[test]
+fn a_control_planes_own_root_is_not_passed_over() {
+    let (first, second) = (Server::embedded(), Server::embedded());
+    assert!(first.run(&["certs", "root-ca"], "").ok);
+    let (certificate, key) = (first.read("root-cert.pem"), first.read("root-key.pem"));
+    first.namespace("istio-system");
+    first.apply(
+        "Secret",
+        &json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": "istio-ca-secret", "namespace": "istio-system"},
+            "stringData": {"ca-cert.pem": certificate, "ca-key.pem": key, "root-cert.pem": ""},
+        }),
+    );
+    let role = "controlPlane: Primary";
+    let text = mesh(&[("cluster01", role, &first), ("cluster02", role, &second)]);
+    first.write("mesh.yaml", &text);
+    let out = first.run(&["apply", "-f", "mesh.yaml"], "");
+    for part in [
+        "cluster cluster01: its control plane signs under a root of its own, ",
+        "Secret/istio-system/istio-ca-secret",
+        "tombolo certs fetch-root-ca",
+        "trust.rootCA.Files",
+    ] {
+        assert!(!out.ok && out.text.contains(part), "{part}: {}", out.text);
+    }
+    // As the mesh's root it is in nobody's way; what comes next is that these servers are on
+    // loopback.
+    let files = "{Files: {certificate: root-cert.pem, key: root-key.pem}}";
+    let named = text.replace("spec:\n", &format!("spec:\n  trust: {{rootCA: {files}}}\n"));
+    first.write("mesh.yaml", &named);
+    let out = first.run(&["apply", "-f", "mesh.yaml"], "");
+    assert!(!out.ok && out.text.contains("its API server is https://127.0.0.1"), "{}", out.text);
 }

@@ -172,12 +172,17 @@ impl Server {
         std::fs::write(self.folder.path().join(name), text).unwrap();
     }
 
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(name)).unwrap()
+    }
+
     /// Runs a command of ours against the server, with a text on its standard input.
     pub fn run(&self, arguments: &[&str], input: &str) -> Output {
         let mut process = Command::new(env!("CARGO_BIN_EXE_tombolo"))
             .args(arguments)
             .current_dir(self.folder.path())
             .env("KUBECONFIG", self.folder.path().join("kubeconfig"))
+            .env("XDG_STATE_HOME", self.folder.path().join("state"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -241,9 +246,7 @@ impl Server {
 
     /// Makes a Service of the control plane's namespace that a load balancer serves at `address`.
     pub fn balance(&self, name: &str, address: Value) {
-        let metadata = json!({"name": "istio-system"});
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
-        self.apply("Namespace", &namespace);
+        self.namespace("istio-system");
         self.apply(
             "Service",
             &json!({
@@ -256,6 +259,13 @@ impl Server {
         let status = json!({"status": {"loadBalancer": {"ingress": [address]}}});
         let (params, patch) = (PatchParams::default(), Patch::Merge(status));
         self.runtime.block_on(services.patch_status(name, &params, &patch)).unwrap();
+    }
+
+    /// Makes a namespace as a user would.
+    pub fn namespace(&self, name: &str) {
+        let metadata = json!({"name": name});
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
+        self.apply("Namespace", &namespace);
     }
 
     /// Applies an object of the core group as a user would.
