@@ -14,6 +14,7 @@ pub mod exec;
 pub mod probe;
 pub mod statistics;
 pub mod ways;
+mod witness;
 
 use crate::cluster::Cluster;
 use crate::progress::Step;
@@ -142,8 +143,9 @@ pub async fn verify(target: &Target, canary: &str) -> Result<Report, VerifyError
         for member in &target.members {
             let client = probe::client(member, &target.namespace).await?;
             let way = ways::Meter::start(member, &client, &target.namespace, service).await?;
-            let answers = probe::send(member, &client, target, service, canary).await?;
+            let mut answers = probe::send(member, &client, target, service, canary).await?;
             let way = way.finish().await?;
+            witness::complete(&mut answers, target, member, &client, service, &pods).await?;
             let silent = unreached(target, member, &client, service, &pods, &answers).await?;
             let mut check = judge(target, member, service, &pods, &answers, &way);
             check.complain(silence(&silent));

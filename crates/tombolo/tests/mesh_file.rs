@@ -22,6 +22,8 @@ use mesh::{apply, interrupt, own_network};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::{TestLab, text};
+use tombolo_install::cluster::Cluster;
+use tombolo_install::verify::{Member, exec, probe};
 
 /// A flat mesh of two primaries; `LOCATION1` and `LOCATION2` say where the clusters are.
 const MESH: &str = "\
@@ -175,6 +177,7 @@ async fn a_mesh_is_planned_applied_changed_and_destroyed_on_clusters_that_exist(
     interruptions_do_no_harm(&scene, &file);
     applying_again_changes_nothing(&scene, &file, &clients).await;
     requests_are_verified(&scene, &file, &clients).await;
+    servers_that_do_not_tell_have_proxies_that_do(&scene, &file, &clients).await;
     plaintext_is_noticed(&scene, &clients).await;
     changes_are_planned_and_applied(&scene, &clients).await;
     destroying_leaves_clusters_as_they_were(&scene, &clients, &bare).await;
@@ -252,6 +255,52 @@ async fn requests_are_verified(scene: &Scene, file: &str, clients: &[Client]) {
         assert_eq!((check["path"].as_str(), check["mtls"].as_bool()), (Some("direct"), Some(true)));
     }
     assert_eq!(report["plaintext"], Value::Null, "these are not known to be lab clusters");
+}
+
+/// Where the application does not say how it saw its client, as Istio's own sample, its proxy does.
+async fn servers_that_do_not_tell_have_proxies_that_do(
+    scene: &Scene,
+    file: &str,
+    clients: &[Client],
+) {
+    let rule = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": "silent", "namespace": "sample"},
+        "spec": {
+            "hosts": ["helloworld"],
+            "http": [{
+                "route": [{"destination": {"host": "helloworld"}}],
+                "headers": {"response": {"remove": ["tombolo-peer"]}},
+            }],
+        },
+    });
+    for client in clients {
+        apply(client, rule.clone()).await;
+    }
+    let kubeconfig = scene.lab.path("kubeconfig");
+    for name in ["cluster01", "cluster02"] {
+        let context = format!("kind-{name}");
+        let cluster = Cluster::open(name, Some(&kubeconfig), Some(&context)).await.unwrap();
+        let member = Member { cluster, network: "network1".to_owned() };
+        let client = probe::client(&member, "sample").await.unwrap();
+        let ask = ["curl", "-sSi", "helloworld:5000/hello"].map(str::to_owned);
+        support::eventually_async("an answer that does not tell", async || {
+            let answer = exec::output(&member.cluster, &client, &ask, false).await;
+            let answer = answer.map_err(|error| error.to_string())?;
+            let tells = answer.contains("tombolo-peer") || !answer.contains("Hello version");
+            if tells { Err(answer) } else { Ok(()) }
+        })
+        .await;
+    }
+    let report = verified_in_time(scene, file);
+    for check in report["checks"].as_array().unwrap() {
+        assert_eq!(check["mtls"], true, "{check:#}");
+        assert_eq!(check["client"], "spiffe://cluster.local/ns/sample/sa/sleep");
+        assert_eq!(check["peer"], "spiffe://cluster.local/ns/sample/sa/helloworld");
+    }
+    for client in clients {
+        remove(client, "networking.istio.io/v1", "VirtualService", "silent").await;
+    }
 }
 
 /// Verifies as soon as the sample's pods are ready.

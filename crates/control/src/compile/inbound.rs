@@ -16,6 +16,7 @@ use tombolo_xds::proto::envoy::config::listener::v3::{
 use tombolo_xds::proto::envoy::config::route::v3::{
     Decorator, Route, RouteAction, RouteConfiguration, VirtualHost, route, route_action,
 };
+use tombolo_xds::proto::google::protobuf::Value;
 
 use crate::compile::access_log;
 use crate::compile::authentication::{self, Demand};
@@ -39,6 +40,8 @@ struct Served {
     protocol: Protocol,
     /// `host:port` of the first service, for statistics and traces.
     name: String,
+    /// That service, for metrics.
+    services: Value,
 }
 
 /// The ports of the proxy's pod that serve something. Of several services on one port the first
@@ -47,13 +50,13 @@ fn served(scope: &Scope<'_>) -> BTreeMap<u16, Served> {
     let mut ports: BTreeMap<u16, Served> = BTreeMap::new();
     let pods = scope.picture.targets.get(&scope.proxy.cluster);
     for target in pods.and_then(|pods| pods.get(&scope.proxy.pod)).into_iter().flatten() {
-        let service = scope.picture.services.get(&target.service);
-        let port = service
-            .and_then(|service| service.ports.iter().find(|port| port.name == target.port_name));
+        let Some(service) = scope.picture.services.get(&target.service) else { continue };
+        let port = service.ports.iter().find(|port| port.name == target.port_name);
         let Some(port) = port.filter(|port| port.protocol != Protocol::Udp) else { continue };
         ports.entry(target.port).or_insert_with(|| Served {
             protocol: port.protocol,
             name: format!("{}:{}", target.service.host, port.number),
+            services: upstreams::services(service),
         });
     }
     ports
@@ -61,8 +64,13 @@ fn served(scope: &Scope<'_>) -> BTreeMap<u16, Served> {
 
 /// The upstreams of the workload's own ports.
 pub(crate) fn clusters(scope: &Scope<'_>) -> Vec<Cluster> {
-    let mut found: Vec<Cluster> =
-        served(scope).keys().map(|port| to_application(scope, names::inbound(*port))).collect();
+    let of_port = |(port, it): (u16, Served)| {
+        let mut cluster = to_application(scope, names::inbound(port));
+        cluster.metadata =
+            Some(parts::metadata("istio", parts::fields([("services", it.services)])));
+        cluster
+    };
+    let mut found: Vec<Cluster> = served(scope).into_iter().map(of_port).collect();
     found.push(to_application(scope, names::INBOUND_PASSTHROUGH.to_owned()));
     found
 }

@@ -82,6 +82,17 @@ pub(crate) fn of_service<'a>(
     }
 }
 
+/// A service as metrics name it: the one that an upstream is of.
+pub(crate) fn services(of: &Service) -> Value {
+    let service = parts::fields([
+        ("host", parts::text(of.host.as_str())),
+        ("name", parts::text(&*of.object.name)),
+        ("namespace", parts::text(&*of.object.namespace)),
+    ]);
+    let service = Value { kind: Some(value::Kind::StructValue(service)) };
+    Value { kind: Some(value::Kind::ListValue(ListValue { values: vec![service] })) }
+}
+
 impl Called<'_> {
     /// Whether its endpoints come by EDS.
     pub(crate) fn has_assignment(&self, scope: &Scope<'_>) -> bool {
@@ -192,14 +203,7 @@ impl Called<'_> {
     }
 
     fn metadata(&self) -> Struct {
-        let service = parts::fields([
-            ("host", parts::text(self.service.host.as_str())),
-            ("name", parts::text(&*self.service.object.name)),
-            ("namespace", parts::text(&*self.service.object.namespace)),
-        ]);
-        let service = Value { kind: Some(value::Kind::StructValue(service)) };
-        let services = value::Kind::ListValue(ListValue { values: vec![service] });
-        let mut fields = parts::fields([("services", Value { kind: Some(services) })]);
+        let mut fields = parts::fields([("services", services(self.service))]);
         let mut add = |name: &str, value| fields.fields.insert(name.to_owned(), value);
         if let Some(rule) = &self.rule {
             let path = format!(

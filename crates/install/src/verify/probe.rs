@@ -61,8 +61,8 @@ impl Answers {
         }
         if self.silent > 0 {
             return format!(
-                "{} of {} answers do not say how the server saw its client (header {PEER_HEADER}): \
-                 only the sample of Tombolo's own image does",
+                "{} of {} answers do not say how the server saw its client (header {PEER_HEADER}), \
+                 and the metrics of its proxy do not either",
                 self.silent, self.sent
             );
         }
