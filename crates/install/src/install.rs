@@ -211,13 +211,20 @@ pub async fn owned(cluster: &Cluster, operator: &Operator) -> Result<Vec<Object>
 
 /// The labels that only the objects of this installation have, as a selector.
 pub(crate) fn owner(operator: &Operator) -> String {
-    format!(
-        "install.operator.istio.io/owning-resource={},\
-         install.operator.istio.io/owning-resource-namespace={},istio.io/rev={}",
-        operator.name,
-        operator.namespace(),
-        operator.revision_label()
-    )
+    owner_labels(operator).map(|(key, value)| format!("{key}={value}")).join(",")
+}
+
+/// Whether an object is of this installation.
+pub(crate) fn is_of(operator: &Operator, object: &Object) -> bool {
+    owner_labels(operator).iter().all(|(key, value)| object.label(key) == Some(value))
+}
+
+fn owner_labels(operator: &Operator) -> [(&'static str, &str); 3] {
+    [
+        ("install.operator.istio.io/owning-resource", &operator.name),
+        ("install.operator.istio.io/owning-resource-namespace", operator.namespace()),
+        ("istio.io/rev", operator.revision_label()),
+    ]
 }
 
 /// Every object that any installation of ours made, definitions left out.
@@ -256,8 +263,6 @@ pub enum Extent<'a> {
     Installation(&'a Operator),
     /// The control plane and the gateways of a revision. What revisions share stays.
     Revision(&'a str),
-    /// Everything that runs, and its configuration; definitions and the objects of users stay.
-    AllButDefinitions,
     /// Everything, definitions and with them the objects of their kinds included.
     Everything,
 }
@@ -278,7 +283,6 @@ pub async fn removable(cluster: &Cluster, extent: Extent<'_>) -> Result<Vec<Obje
             );
             labelled(cluster, &selector).await
         }
-        Extent::AllButDefinitions => labelled(cluster, "operator.istio.io/component").await,
         Extent::Everything => {
             let mut objects = labelled(cluster, "operator.istio.io/component").await?;
             let like = Object::new(serde_json::json!({
@@ -339,10 +343,7 @@ mod tests {
              install.operator.istio.io/owning-resource-namespace=mesh,istio.io/rev=default"
         );
         for object in render(&operator).iter().flat_map(|component| &component.objects) {
-            for label in selector.split(',') {
-                let (key, value) = label.split_once('=').unwrap();
-                assert_eq!(object.label(key), Some(value), "{}", object.reference());
-            }
+            assert!(is_of(&operator, object), "{}", object.reference());
         }
     }
 

@@ -36,7 +36,7 @@ const TRUST: [&str; 2] = ["istio-ca-root-cert", "istio-ca-crl"];
 pub struct Removed {
     /// The objects that are gone, in the order they went.
     pub removed: Vec<String>,
-    /// Objects of users that keep Istio's definitions in the cluster.
+    /// Other installations and objects of users, which keep Istio's definitions in the cluster.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub in_use: Vec<String>,
 }
@@ -118,42 +118,91 @@ fn is_ours(object: &DynamicObject) -> bool {
 }
 
 /// Removes everything that applying made in a cluster and that its control plane made since, and
-/// waits until it is gone. A namespace that a user made stays, and so do Istio's definitions while
-/// objects of users need them.
+/// waits until it is gone. A namespace that a user made stays. While other installations are in the
+/// cluster, what they share with the mesh stays too: definitions, and in the control plane's
+/// namespace the reader's account and the signing material. Definitions also stay while objects of
+/// users need them.
 ///
 /// # Errors
 /// When the cluster refuses or cannot be asked, or something is not gone within `limit`.
-pub async fn destroy(cluster: &Cluster, limit: Duration) -> Result<Removed, RemovalError> {
-    let removed = install::uninstall(cluster, install::Extent::AllButDefinitions).await?;
-    let mut done = Removed { removed, in_use: Vec::new() };
-    // Until it is gone it would write these again.
-    control_plane_gone(cluster, limit).await?;
-    let mut objects = extras(cluster).await?;
-    let maps = Object::new(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}}));
-    for map in cluster.list_labelled(&maps, "istio.io/config=true").await? {
-        if TRUST.contains(&map.name_any().as_str()) {
-            objects.push(Object::new(json!({
-                "apiVersion": "v1", "kind": "ConfigMap",
-                "metadata": {"name": map.name_any(), "namespace": map.namespace()},
-            })));
+pub async fn destroy(
+    cluster: &Cluster,
+    file: &MeshFile,
+    plan: &ClusterPlan,
+    limit: Duration,
+) -> Result<Removed, RemovalError> {
+    let control_plane = documents::operator(file, plan, None)?;
+    let ours = [&control_plane, &documents::gateway_operator(plan)?];
+    let (installed, others): (Vec<Object>, Vec<Object>) =
+        install::labelled(cluster, "operator.istio.io/component")
+            .await?
+            .into_iter()
+            .partition(|object| ours.iter().any(|operator| install::is_of(operator, object)));
+    let shared = others.iter().any(|object| object.namespace() == Some(NAMESPACE));
+    let is_base = |object: &Object| object.label("operator.istio.io/component") == Some("Base");
+    let mut done = Removed::default();
+    for object in installed.iter().filter(|object| !(shared && is_base(object))) {
+        remove(cluster, object, &mut done).await?;
+    }
+    let istiod = control_plane.revisioned("istiod");
+    let taken_over = others.iter().any(|object| {
+        object.kind() == "Deployment"
+            && (object.namespace(), object.name()) == (Some(NAMESPACE), istiod.as_str())
+    });
+    if !taken_over {
+        // Until it is gone it would write the rest again.
+        control_plane_gone(cluster, control_plane.revision_label(), limit).await?;
+    }
+    for object in extras(cluster).await? {
+        if !(shared && object.kind() == "Secret" && object.name() == "cacerts") {
+            remove(cluster, &object, &mut done).await?;
         }
     }
-    for object in &objects {
-        if cluster.delete(object).await? {
-            done.removed.push(object.reference());
-        }
+    if others.is_empty() {
+        remove_trust(cluster, &mut done).await?;
     }
     let namespace = Object::new(json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE},
     }));
-    let live = cluster.get(&namespace).await?;
+    let live = if shared { None } else { cluster.get(&namespace).await? };
     if live.is_some_and(|live| live.annotations().contains_key(MADE_FOR)) {
         cluster.delete(&namespace).await?;
         gone(cluster, &namespace, limit).await?;
         done.removed.push(namespace.reference());
     }
-    remove_definitions(cluster, &mut done).await?;
+    done.in_use = others.iter().map(installation).collect::<BTreeSet<_>>().into_iter().collect();
+    remove_definitions(cluster, &install::owner(&control_plane), &mut done).await?;
     Ok(done)
+}
+
+async fn remove(cluster: &Cluster, object: &Object, done: &mut Removed) -> Result<(), CallError> {
+    if cluster.delete(object).await? {
+        done.removed.push(object.reference());
+    }
+    Ok(())
+}
+
+/// Removes what namespaces were given to trust by.
+async fn remove_trust(cluster: &Cluster, done: &mut Removed) -> Result<(), CallError> {
+    let maps = Object::new(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}}));
+    for map in cluster.list_labelled(&maps, "istio.io/config=true").await? {
+        let name = map.name_any();
+        if TRUST.contains(&name.as_str()) {
+            let metadata = json!({"name": name, "namespace": map.namespace()});
+            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata});
+            remove(cluster, &Object::new(map), done).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whose an object is, by the labels of its installation.
+fn installation(object: &Object) -> String {
+    format!(
+        "installation {} (revision {})",
+        object.label("install.operator.istio.io/owning-resource").unwrap_or("unknown"),
+        object.label("istio.io/rev").unwrap_or("default")
+    )
 }
 
 /// Waits until an object is not there any more.
@@ -168,11 +217,16 @@ async fn gone(cluster: &Cluster, object: &Object, limit: Duration) -> Result<(),
     .await
 }
 
-/// Waits until no control plane runs in a cluster.
-async fn control_plane_gone(cluster: &Cluster, limit: Duration) -> Result<(), WaitError> {
+/// Waits until no control plane of a revision runs in a cluster.
+async fn control_plane_gone(
+    cluster: &Cluster,
+    revision: &str,
+    limit: Duration,
+) -> Result<(), WaitError> {
     let api: Api<Pod> = cluster.namespaced(NAMESPACE);
+    let selector = format!("app=istiod,istio.io/rev={revision}");
     wait::until(cluster, "the control plane's pods to end", limit, None, || async {
-        let listed = api.list(&ListParams::default().labels("app=istiod")).await;
+        let listed = api.list(&ListParams::default().labels(&selector)).await;
         let listed = listed.map_err(|error| cluster.failed("list", "Pod", error))?;
         Ok(match listed.items.first() {
             None => Look::Holds(()),
@@ -194,13 +248,19 @@ fn remains(namespace: &Value) -> String {
     if said.is_empty() { "it is still there".to_owned() } else { said.join("; ") }
 }
 
-async fn remove_definitions(cluster: &Cluster, done: &mut Removed) -> Result<(), CallError> {
+/// Removes the definitions that `owner` selects, unless something uses them.
+async fn remove_definitions(
+    cluster: &Cluster,
+    owner: &str,
+    done: &mut Removed,
+) -> Result<(), CallError> {
     let like = Object::new(json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
     }));
-    let definitions = cluster.list_labelled(&like, "operator.istio.io/component=Base").await?;
+    let selector = format!("operator.istio.io/component=Base,{owner}");
+    let definitions = cluster.list_labelled(&like, &selector).await?;
     let objects = definitions.iter().map(|definition| objects_of(cluster, &definition.data));
-    done.in_use = try_join_all(objects).await?.into_iter().flatten().collect();
+    done.in_use.extend(try_join_all(objects).await?.into_iter().flatten());
     if !done.in_use.is_empty() {
         return Ok(());
     }
@@ -210,9 +270,7 @@ async fn remove_definitions(cluster: &Cluster, done: &mut Removed) -> Result<(),
             "kind": "CustomResourceDefinition",
             "metadata": {"name": definition.name_any()},
         }));
-        if cluster.delete(&definition).await? {
-            done.removed.push(definition.reference());
-        }
+        remove(cluster, &definition, done).await?;
     }
     Ok(())
 }

@@ -303,3 +303,49 @@ fn a_control_planes_own_root_is_not_passed_over() {
     let out = first.run(&["apply", "-f", "mesh.yaml"], "");
     assert!(!out.ok && out.text.contains("its API server is https://127.0.0.1"), "{}", out.text);
 }
+
+#[test]
+fn destroying_a_mesh_leaves_other_installations() {
+    let server = Server::embedded();
+    server.write("mesh.yaml", &mesh(&[("cluster01", "controlPlane: Primary", &server)]));
+    let applied = || {
+        let out = server.run(&["apply", "-f", "mesh.yaml"], "");
+        assert!(out.ok, "{}", out.text);
+    };
+    applied();
+    let canary = "kind: IstioOperator\nspec: {profile: minimal, revision: canary}\n";
+    server.write("canary.yaml", canary);
+    let out = server.run(&["install", "-y", "-f", "canary.yaml"], "");
+    assert!(out.ok, "{}", out.text);
+    // Definitions and the reader's account are everybody's; whoever applied last has them.
+    applied();
+    let before = server.versions();
+    let destroy = ["destroy", "-f", "mesh.yaml", "-y", "-o", "json"];
+    let out = server.run(&destroy, "");
+    assert!(out.ok, "{}", out.text);
+    assert!(
+        out.stdout.contains(r#""installation installed-state (revision canary)""#),
+        "{}",
+        out.text
+    );
+    let left = server.versions();
+    for gone in ["Deployment/istio-system/istiod", "ConfigMap/istio-system/istio"] {
+        assert!(before.contains_key(gone) && !left.contains_key(gone), "{gone}: {left:?}");
+    }
+    for object in [
+        "Deployment/istio-system/istiod-canary",
+        "MutatingWebhookConfiguration/istio-sidecar-injector-canary",
+        "ServiceAccount/istio-system/istio-reader-service-account",
+        "CustomResourceDefinition/gateways.networking.istio.io",
+    ] {
+        assert_eq!(left.get(object), before.get(object), "{object}");
+    }
+    // Once nobody else is there, nothing stays. The namespace is made a user's, because no
+    // controller is here to empty it.
+    server.annotate_namespace("istio-system", "tombolo.dev/made-for-mesh", None);
+    let out = server.run(&["uninstall", "-y", "-f", "canary.yaml"], "");
+    assert!(out.ok, "{}", out.text);
+    let out = server.run(&destroy, "");
+    assert!(out.ok && !out.text.contains("inUse"), "{}", out.text);
+    server.gone();
+}

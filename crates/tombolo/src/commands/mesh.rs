@@ -11,11 +11,11 @@ use serde_json::json;
 use tombolo_install::cluster::{self, Access, Cluster};
 use tombolo_install::install;
 use tombolo_install::mesh::Mesh;
-use tombolo_install::mesh_file::{Location, MeshFile, Role};
+use tombolo_install::mesh_file::{Location, MeshFile};
 use tombolo_install::plan::{self, Action, Plan};
 use tombolo_install::progress::Progress;
 use tombolo_install::removal::{self, Removed};
-use tombolo_install::topology::plans;
+use tombolo_install::topology::{ClusterPlan, plans};
 use tombolo_install::trust::{self, Authority};
 use tombolo_install::verify::{self, Member, Report, Target};
 
@@ -249,13 +249,15 @@ async fn unmake(
     progress: &Progress,
 ) -> anyhow::Result<BTreeMap<String, Removed>> {
     let (primaries, remotes): (Vec<_>, Vec<_>) =
-        file.clusters.iter().partition(|cluster| cluster.role == Role::Primary);
+        plans(file).into_iter().partition(ClusterPlan::is_primary);
     let mut all = BTreeMap::new();
     for group in [primaries, remotes] {
-        let reachable = group.iter().filter_map(|cluster| access.get_key_value(&cluster.name));
-        let removing = reachable.map(|(name, access)| async move {
+        let reachable = group.iter().filter_map(|plan| Some((plan, access.get(&plan.name)?)));
+        let removing = reachable.map(|(plan, access)| async move {
+            let name = &plan.name;
             let step = progress.step(name, "remove the mesh");
-            let removed = removal::destroy(&access.cluster, install::READINESS_LIMIT).await?;
+            let limit = install::READINESS_LIMIT;
+            let removed = removal::destroy(&access.cluster, file, plan, limit).await?;
             step.done(&format!("{} objects", removed.removed.len()));
             if !removed.in_use.is_empty() {
                 progress.say(&format!(

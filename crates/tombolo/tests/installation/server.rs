@@ -268,6 +268,13 @@ impl Server {
         self.apply("Namespace", &namespace);
     }
 
+    /// Sets or removes an annotation of a namespace.
+    pub fn annotate_namespace(&self, name: &str, key: &str, value: Option<&str>) {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {key: value}}}));
+        let (api, params) = (Api::<Namespace>::all(self.client()), PatchParams::default());
+        self.runtime.block_on(api.patch(name, &params, &patch)).unwrap();
+    }
+
     /// Applies an object of the core group as a user would.
     pub fn apply(&self, kind: &str, object: &Value) {
         let like = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind));
