@@ -283,6 +283,36 @@ async fn services_are_reached_by_address_and_by_name() {
 }
 
 #[tokio::test]
+async fn a_pod_has_a_port_of_its_node_for_as_long_as_it_lives() {
+    let cluster = Cluster::new("embedded").await;
+    let container = json!({"name": "c", "image": "busybox", "command": ["sh", "-c", SERVER], "ports": [{"containerPort": 8080, "hostPort": 18080}], "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}});
+    cluster.run("s", json!({"containers": [container], "terminationGracePeriodSeconds": 1})).await;
+    cluster.shell("client", "exec sleep 1000").await;
+    cluster.ready("s").await;
+    let ask = async |from: &str| {
+        // The server does not read the request, so the connection may end with a reset.
+        let command = "curl -s -m 5 --http0.9 172.18.0.2:18080; [ $? = 7 ] && echo refused; :";
+        match from {
+            "node" => cluster.on_node(&["sh", "-c", command]),
+            pod => cluster.exec(pod, command).await.0,
+        }
+    };
+    for from in ["client", "s", "node"] {
+        eventually_async("the pod's answer", async || match ask(from).await {
+            answer if answer == "s\n" => Ok(()),
+            answer => Err(format!("{from} got {answer}")),
+        })
+        .await;
+    }
+    cluster.delete("s").await;
+    eventually_async("a closed port", async || match ask("client").await {
+        answer if answer == "refused\n" => Ok(()),
+        answer => Err(answer),
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn crashes_are_restarted_and_explained() {
     for api_server in api_servers() {
         let cluster = Cluster::new(api_server).await;

@@ -21,6 +21,7 @@ use tombolo_runtime::shutdown::Shutdown;
 use crate::node::Node;
 use crate::node::pod::volumes::remove_folder;
 use crate::node::pod::work::{Live, Wanted, Worker};
+use crate::node::service::host_ports;
 
 /// Copies of the objects that services are made of, and a signal when one changes.
 #[derive(Clone, Debug)]
@@ -52,6 +53,11 @@ impl Cluster {
     /// Fires on each change; the value says nothing.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Tells that a port of the node has a pod, or has none any more.
+    pub(crate) fn host_ports_changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// Returns when everything has been listed once.
@@ -176,9 +182,13 @@ impl Workers {
 
     fn apply(&mut self, pod: Pod) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
+        let opens = pod.spec.as_ref().is_some_and(|spec| host_ports::asked(spec).next().is_some());
         let wanted = Wanted { pod: Arc::new(pod), gone: false };
         if let Some(worker) = self.known.get(&uid).filter(|worker| !worker.is_closed()) {
             worker.send_replace(wanted);
+            if opens {
+                self.node.cluster.host_ports_changed();
+            }
             return;
         }
         let folder = self.node.pods_folder().join(&uid);
@@ -202,10 +212,15 @@ impl Workers {
         );
         self.node.shutdown.spawn("pod", async move {
             worker.run().await;
-            let mut pods = node.pods.lock();
-            // A pod of the same name may have taken the place meanwhile.
-            if pods.get(&name).is_some_and(|(_, present)| Arc::ptr_eq(present, &live)) {
-                pods.remove(&name);
+            {
+                let mut pods = node.pods.lock();
+                // A pod of the same name may have taken the place meanwhile.
+                if pods.get(&name).is_some_and(|(_, present)| Arc::ptr_eq(present, &live)) {
+                    pods.remove(&name);
+                }
+            }
+            if opens {
+                node.cluster.host_ports_changed();
             }
         });
     }

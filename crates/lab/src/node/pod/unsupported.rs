@@ -2,6 +2,8 @@
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, SeccompProfile};
 
+use crate::node::service::host_ports;
+
 /// The fields of `spec` that have no effect, by path.
 pub(crate) fn fields(spec: &PodSpec) -> Vec<String> {
     let mut found = Vec::new();
@@ -47,16 +49,14 @@ pub(crate) fn fields(spec: &PodSpec) -> Vec<String> {
         filters(context.and_then(|context| context.seccomp_profile.as_ref())),
         "spec.securityContext.seccompProfile",
     );
-    let host = spec.host_network == Some(true);
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-        // In the node's own network a container's port is the node's anyway.
-        let ports = container.ports.iter().flatten().filter(|_| !host);
-        let host_ports = ports.filter(|port| port.host_port.is_some_and(|number| number != 0));
-        found.extend(host_ports.map(|port| {
-            format!("container {}: ports.hostPort {}", container.name, port.host_port.unwrap_or(0))
-        }));
         found.extend(of_container(container));
     }
+    let closed = host_ports::asked(spec).filter(|(_, port)| !host_ports::opened(port));
+    found.extend(closed.map(|(container, port)| {
+        let number = port.host_port.unwrap_or_default();
+        format!("container {container}: ports.hostPort {number} (only TCP and UDP, without hostIP)")
+    }));
     found
 }
 
@@ -114,7 +114,7 @@ mod tests {
             "affinity": {"nodeAffinity": preferred, "podAffinity": required, "podAntiAffinity": preferred},
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [
-                {"name": "a", "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81}],
+                {"name": "a", "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81, "hostPort": 81, "hostIP": "127.0.0.1"}],
                  "securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "p"}}},
                 {"name": "b", "securityContext": {"seccompProfile": {"type": "Unconfined"}}},
             ],
@@ -127,11 +127,11 @@ mod tests {
                 "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution",
                 "spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution",
                 "spec.securityContext.seccompProfile",
-                "container a: ports.hostPort 8080",
                 "container a: securityContext.seccompProfile",
+                "container a: ports.hostPort 81 (only TCP and UDP, without hostIP)",
             ]
         );
-        let own = json!({"hostNetwork": true, "containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
+        let own = json!({"hostNetwork": true, "containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": "127.0.0.1"}]}]});
         assert_eq!(fields(&serde_json::from_value(own).unwrap()), Vec::<String>::new());
     }
 }

@@ -1,13 +1,13 @@
 //! Keeps the node's table and addresses as the cluster's services say.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tombolo_runtime::backoff::Backoff;
@@ -15,7 +15,8 @@ use tombolo_runtime::errors::chain;
 
 use crate::node::network::links::{LinkError, Route};
 use crate::node::service::flows;
-use crate::node::service::ports::{self, Port};
+use crate::node::service::host_ports::{self, HostPort};
+use crate::node::service::ports::{self, Port, Protocol};
 use crate::node::service::table::{self, Place};
 use crate::node::{Node, NodeError};
 
@@ -38,6 +39,7 @@ pub(crate) enum KeepError {
 struct Applied {
     script: String,
     ports: Vec<Port>,
+    host_ports: Vec<HostPort>,
     claimed: Option<BTreeSet<Ipv4Addr>>,
 }
 
@@ -106,14 +108,25 @@ async fn apply(
     let (services, slices) = (node.cluster.services.state(), node.cluster.slices.state());
     let ports = ports::ports(&services, &slices, &node.settings.node_name);
     claim(node, link, place, &services, &ports, applied).await?;
-    let script = table::script(place, &ports);
+    let pods: Vec<Arc<Pod>> =
+        node.pods.lock().values().map(|(wanted, _)| Arc::clone(&wanted.borrow().pod)).collect();
+    let host_ports = host_ports::host_ports(&pods);
+    let script = table::script(place, &ports, &host_ports);
     if script != applied.script {
         nft(&script).await?;
-        let gone = &flows::udp_endpoints(&applied.ports) - &flows::udp_endpoints(&ports);
-        let alive =
+        let mut gone = &flows::udp_endpoints(&applied.ports) - &flows::udp_endpoints(&ports);
+        let mut alive =
             &flows::udp_addresses(&applied.ports, false) & &flows::udp_addresses(&ports, true);
+        let udp = |ports: &[HostPort]| -> BTreeMap<SocketAddrV4, SocketAddrV4> {
+            let ports = ports.iter().filter(|port| port.protocol == Protocol::Udp);
+            ports.map(|port| (SocketAddrV4::new(place.node_ip, port.number), port.to)).collect()
+        };
+        let (before, now) = (udp(&applied.host_ports), udp(&host_ports));
+        gone.extend(before.iter().filter(|(at, to)| now.get(at) != Some(to)).map(|(_, to)| *to));
+        alive.extend(now.keys().filter(|at| !before.contains_key(at)).copied());
         applied.script = script;
         applied.ports = ports;
+        applied.host_ports = host_ports;
         flows::forget(&gone, &alive).await;
     }
     Ok(())

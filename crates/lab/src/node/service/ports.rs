@@ -144,7 +144,8 @@ fn of_service(service: &Service, slices: &[Arc<EndpointSlice>], node: &str) -> V
         .collect()
 }
 
-fn protocol(name: Option<&str>) -> Option<Protocol> {
+/// The protocol that an object's field names, if a lab has it.
+pub(crate) fn protocol(name: Option<&str>) -> Option<Protocol> {
     match name {
         None | Some("TCP") => Some(Protocol::Tcp),
         Some("UDP") => Some(Protocol::Udp),

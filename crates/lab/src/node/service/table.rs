@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use ipnet::Ipv4Net;
 use sha2::{Digest, Sha256};
 
+use crate::node::service::host_ports::HostPort;
 use crate::node::service::ports::{Policy, Port};
 
 /// The name of the table. Each node has a network namespace of its own, so it never meets another.
@@ -36,11 +37,14 @@ pub(crate) struct Place {
     pub dns: Ipv4Addr,
 }
 
-/// The script that makes the table be what `ports` say.
-pub(crate) fn script(place: &Place, ports: &[Port]) -> String {
+/// The script that makes the table be what the ports of services and of pods say.
+pub(crate) fn script(place: &Place, ports: &[Port], host_ports: &[HostPort]) -> String {
     let mut table = Table::default();
     for port in ports.iter().filter(|port| port.cluster_ip != place.dns) {
         table.add(place, port);
+    }
+    for port in host_ports {
+        table.open(port);
     }
     table.write(place)
 }
@@ -117,10 +121,26 @@ impl Table {
         self.chain(&format!("ext-{id}"), port, &before, endpoints);
     }
 
+    /// Opens a port of the node for a pod. It comes before a service's port of the same number.
+    fn open(&mut self, port: &HostPort) {
+        let (protocol, number) = (port.protocol.name(), port.number);
+        let (key, name) = (format!("{protocol} . {number}"), format!("host-{protocol}-{number}"));
+        self.refused_node_ports.remove(&key);
+        self.begin_chain(&name, &port.name);
+        let _infallible =
+            writeln!(self.chains, "    meta l4proto {protocol} dnat to {}\n  }}", port.to);
+        self.node_ports.insert(key, name);
+        self.hairpin.insert(*port.to.ip());
+    }
+
+    fn begin_chain(&mut self, name: &str, comment: &str) {
+        let comment = &comment[..comment.floor_char_boundary(COMMENT)];
+        let _infallible = writeln!(self.chains, "  chain {name} {{ comment \"{comment}\"");
+    }
+
     /// A chain that sends a connection to one of `endpoints`.
     fn chain(&mut self, name: &str, port: &Port, before: &str, endpoints: &BTreeSet<SocketAddrV4>) {
-        let comment = &port.name[..port.name.floor_char_boundary(COMMENT)];
-        let _infallible = writeln!(self.chains, "  chain {name} {{ comment \"{comment}\"");
+        self.begin_chain(name, &port.name);
         for line in before.lines() {
             let _infallible = writeln!(self.chains, "    {line}");
         }
@@ -297,7 +317,27 @@ mod tests {
     fn written(services: Vec<Service>, slices: Vec<EndpointSlice>) -> String {
         let services: Vec<_> = services.into_iter().map(Arc::new).collect();
         let slices: Vec<_> = slices.into_iter().map(Arc::new).collect();
-        script(&place(), &ports::ports(&services, &slices, "n1"))
+        script(&place(), &ports::ports(&services, &slices, "n1"), &[])
+    }
+
+    #[test]
+    fn a_pods_port_of_the_node_leads_to_the_pod() {
+        let port = HostPort {
+            name: "ns/p".into(),
+            protocol: ports::Protocol::Udp,
+            number: 8053,
+            to: "10.10.0.5:53".parse().unwrap(),
+        };
+        let text = script(&place(), &[], &[port]);
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for line in [
+            "udp . 8053 : goto host-udp-8053",
+            "chain host-udp-8053 { comment \"ns/p\"",
+            "meta l4proto udp dnat to 10.10.0.5:53",
+            "10.10.0.5 . 10.10.0.5",
+        ] {
+            assert!(lines.contains(&line), "{line} is not in {text}");
+        }
     }
 
     #[test]
