@@ -260,6 +260,9 @@ fn one_cluster_under_two_names_is_refused() {
 #[test]
 fn a_users_own_gateway_is_not_the_meshs() {
     let server = Server::embedded();
+    let metadata = json!({"name": "istio-system"});
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
+    server.apply("Namespace", &namespace);
     let document = server.run(&["eastwest-gateway", "--network", "network1"], "");
     let out = server.run(&["install", "-y", "-f", "-"], &document.stdout);
     assert!(out.ok, "{}", out.text);
