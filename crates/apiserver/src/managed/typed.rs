@@ -299,13 +299,20 @@ pub fn prune(schema: &Schema, value: &mut Value, last: &Set, keep: &Set) {
     };
     match value {
         Value::Object(map) => {
-            map.retain(|name, _| !gone(&format!("f:{name}")));
-            for (name, item) in map {
+            map.retain(|name, item| {
                 let element = format!("f:{name}");
-                if let (Some(inner), Some(field)) = (last.get(&element), child(schema, name)) {
+                let (Some(inner), gone) = (last.get(&element), gone(&element)) else {
+                    return true;
+                };
+                if gone && (inner.member || inner.children.is_empty()) {
+                    return false;
+                }
+                // Of a field that was owned in parts, what nobody's set names stays, such as names.
+                if let Some(field) = child(schema, name) {
                     prune(field, item, inner, keep.get(&element).unwrap_or(&none));
                 }
-            }
+                !(gone && is_hollow(item))
+            });
         }
         Value::Array(items) => {
             let mut at = keys.iter();
@@ -318,6 +325,10 @@ pub fn prune(schema: &Schema, value: &mut Value, last: &Set, keep: &Set) {
         }
         _ => (),
     }
+}
+
+fn is_hollow(value: &Value) -> bool {
+    value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// Paths of fields that the schema does not know, and list items given twice.
@@ -383,6 +394,18 @@ mod tests {
         assert!(difference.removed.paths().contains(&".spec.containers[name=\"b\"]".to_owned()));
         let port = "[containerPort=80,protocol=\"TCP\"]";
         assert!(difference.removed.paths().iter().any(|path| path.contains(port)));
+    }
+
+    #[test]
+    fn what_no_set_names_stays_when_the_rest_of_a_field_goes() {
+        let schema = crate::schema::builtin("", "v1", "Namespace").unwrap();
+        let live = json!({"metadata": {"name": "a", "labels": {"x": "1"}}, "spec": {}});
+        let config = json!({"metadata": {"name": "a"}});
+        let mut last = Set::default();
+        last.at("f:metadata").at("f:labels").at("f:x").member = true;
+        let mut merged = merge(&schema, &live, &config);
+        prune(&schema, &mut merged, &last, &Set::default());
+        assert_eq!(merged, json!({"metadata": {"name": "a"}, "spec": {}}));
     }
 
     #[test]
