@@ -161,13 +161,29 @@ async fn list(client: &Client, group_version: &str, kind: &str) -> Vec<DynamicOb
     }
 }
 
+/// The objects of a new cluster, once its controllers have given each namespace what is its own.
+async fn furnished(client: &Client) -> Vec<String> {
+    support::eventually_async("what every namespace has", async || {
+        let objects = objects(client).await;
+        let namespaces = objects.keys().filter_map(|it| it.strip_prefix("Namespace//"));
+        let missing: Vec<_> = namespaces
+            .flat_map(|it| {
+                [format!("ConfigMap/{it}/kube-root-ca.crt"), format!("ServiceAccount/{it}/default")]
+            })
+            .filter(|it| !objects.contains_key(it))
+            .collect();
+        if missing.is_empty() { Ok(objects.into_keys().collect()) } else { Err(missing.join(", ")) }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_mesh_is_planned_applied_changed_and_destroyed_on_clusters_that_exist() {
     let scene = Scene::new();
     let clients = [scene.client("cluster01").await, scene.client("cluster02").await];
     let mut bare = Vec::new();
     for client in &clients {
-        bare.push(objects(client).await.into_keys().collect::<Vec<_>>());
+        bare.push(furnished(client).await);
     }
     a_server_on_loopback_is_refused(&scene);
     for (client, bare) in clients.iter().zip(&bare) {
