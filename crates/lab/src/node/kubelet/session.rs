@@ -243,7 +243,17 @@ pub(crate) async fn attach(
     let Streams { from_client, to_client } = streams;
     let output = async {
         loop {
-            let (stream, bytes) = match live.recv().await {
+            // What was written before the end is shown before the end.
+            let next = tokio::select! {
+                biased;
+                next = live.recv() => next,
+                () = process.ended() => match live.try_recv() {
+                    Ok(next) => Ok(next),
+                    Err(broadcast::error::TryRecvError::Lagged(_)) => continue,
+                    Err(_) => return,
+                },
+            };
+            let (stream, bytes) = match next {
                 Ok(next) => next,
                 Err(broadcast::error::RecvError::Lagged(_)) => continue,
                 Err(broadcast::error::RecvError::Closed) => return,
@@ -256,7 +266,6 @@ pub(crate) async fn attach(
     tokio::select! {
         () = output => (),
         _gone = feed(from_client, input) => (),
-        () = process.ended() => (),
     }
     // A terminal can be attached to again.
     if let Some(terminal) = terminal {
