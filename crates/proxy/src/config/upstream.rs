@@ -48,12 +48,7 @@ pub struct UpstreamConfig {
     pub limits: Limits,
     /// The local address that connections are made from.
     pub bind: Option<IpAddr>,
-    pub idle_timeout: Option<Duration>,
-    /// How old a connection may be that takes another request.
-    pub connection_age: Option<Duration>,
-    pub requests_per_connection: Option<u32>,
-    /// How many streams an HTTP/2 connection may have at a time.
-    pub streams: Option<u32>,
+    pub connections: Use,
     pub keepalive: Option<Keepalive>,
     pub outlier: Option<Outlier>,
     /// The service behind it, for metrics.
@@ -126,6 +121,26 @@ pub enum Protocol {
     Downstream,
 }
 
+/// For how much and how long connections are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Use {
+    /// Requests that a connection carries; 0 is as many as come.
+    pub requests: Option<u32>,
+    /// How old a connection may be that takes another request.
+    pub age: Option<Duration>,
+    /// How long a connection lies idle.
+    pub idle: Option<Duration>,
+    /// Streams that an HTTP/2 connection has at a time.
+    pub streams: Option<u32>,
+}
+
+impl Use {
+    /// Whether a connection that has carried this many requests carries no more.
+    pub fn is_used_up(self, uses: u32) -> bool {
+        self.requests.is_some_and(|most| most != 0 && uses >= most)
+    }
+}
+
 /// Circuit breakers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -164,6 +179,7 @@ pub fn upstream(config: &cds::Cluster) -> Result<UpstreamConfig, Problem> {
         .and_then(|options| options.common_http_protocol_options)
         .or(config.common_http_protocol_options)
         .unwrap_or_default();
+    let (protocol, http2) = protocol(config, options.as_ref());
     let panic = config.common_lb_config.as_ref().and_then(|lb| lb.healthy_panic_threshold);
     let bind = config.upstream_bind_config.as_ref().and_then(|bind| bind.source_address.clone());
     let bind = bind.map(|address| {
@@ -182,19 +198,18 @@ pub fn upstream(config: &cds::Cluster) -> Result<UpstreamConfig, Problem> {
         panic_threshold,
         transport: tls::upstream(config.transport_socket.as_ref()).at("transport_socket")?,
         transports: each("transport_socket_matches", &config.transport_socket_matches, matching)?,
-        protocol: protocol(config, options.as_ref()),
+        protocol,
         limits: limits(config.circuit_breakers.as_ref()),
         bind: bind.transpose().at("source_address").at("upstream_bind_config")?,
-        idle_timeout: match common.idle_timeout {
-            Some(_) => timeout("idle_timeout", common.idle_timeout.as_ref())?,
-            None => Some(IDLE_TIMEOUT),
+        connections: Use {
+            requests: common.max_requests_per_connection.map(|most| most.value),
+            age: timeout("max_connection_duration", common.max_connection_duration.as_ref())?,
+            idle: match common.idle_timeout {
+                Some(_) => timeout("idle_timeout", common.idle_timeout.as_ref())?,
+                None => Some(IDLE_TIMEOUT),
+            },
+            streams: http2.and_then(|http2| http2.max_concurrent_streams).map(|most| most.value),
         },
-        connection_age: timeout(
-            "max_connection_duration",
-            common.max_connection_duration.as_ref(),
-        )?,
-        requests_per_connection: common.max_requests_per_connection.map(|most| most.value),
-        streams: streams(config, options.as_ref()),
         keepalive: keepalive(config),
         outlier: config
             .outlier_detection
@@ -341,54 +356,36 @@ fn protocol_options(
     Ok(found)
 }
 
-#[expect(deprecated, reason = "control planes still send the older forms")]
-fn protocol(
-    config: &cds::Cluster,
-    options: Option<&http_options::HttpProtocolOptions>,
-) -> Protocol {
+/// The HTTP version, and what is said about HTTP/2 where it may be spoken.
+#[expect(deprecated, reason = "control planes still send the older form")]
+fn protocol<'a>(
+    config: &'a cds::Cluster,
+    options: Option<&'a http_options::HttpProtocolOptions>,
+) -> (Protocol, Option<&'a core::Http2ProtocolOptions>) {
+    use cds::cluster::ClusterProtocolSelection;
     use http_options::http_protocol_options::UpstreamProtocolOptions;
     use http_options::http_protocol_options::explicit_http_config::ProtocolConfig;
     let declared = options.and_then(|options| options.upstream_protocol_options.as_ref());
     match declared {
-        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => Protocol::Downstream,
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
-            match explicit.protocol_config {
-                Some(ProtocolConfig::Http2ProtocolOptions(_)) => Protocol::Http2,
-                _ => Protocol::Http1,
-            }
-        }
-        _ if config.http2_protocol_options.is_some() => {
-            use cds::cluster::ClusterProtocolSelection;
-            match config.protocol_selection() {
-                ClusterProtocolSelection::UseDownstreamProtocol => Protocol::Downstream,
-                ClusterProtocolSelection::UseConfiguredProtocol => Protocol::Http2,
-            }
-        }
-        _ => Protocol::Http1,
-    }
-}
-
-#[expect(deprecated, reason = "control planes still send the older form")]
-fn streams(
-    config: &cds::Cluster,
-    options: Option<&http_options::HttpProtocolOptions>,
-) -> Option<u32> {
-    use http_options::http_protocol_options::UpstreamProtocolOptions;
-    use http_options::http_protocol_options::explicit_http_config::ProtocolConfig;
-    let declared = options.and_then(|options| options.upstream_protocol_options.as_ref());
-    let http2 = match declared {
         Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)) => {
-            both.http2_protocol_options.as_ref()
+            (Protocol::Downstream, both.http2_protocol_options.as_ref())
         }
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
             match &explicit.protocol_config {
-                Some(ProtocolConfig::Http2ProtocolOptions(http2)) => Some(http2),
-                _ => None,
+                Some(ProtocolConfig::Http2ProtocolOptions(http2)) => (Protocol::Http2, Some(http2)),
+                _ => (Protocol::Http1, None),
             }
         }
-        _ => config.http2_protocol_options.as_ref(),
-    };
-    http2?.max_concurrent_streams.map(|most| most.value)
+        _ => match (&config.http2_protocol_options, config.protocol_selection()) {
+            (None, _) => (Protocol::Http1, None),
+            (http2, ClusterProtocolSelection::UseDownstreamProtocol) => {
+                (Protocol::Downstream, http2.as_ref())
+            }
+            (http2, ClusterProtocolSelection::UseConfiguredProtocol) => {
+                (Protocol::Http2, http2.as_ref())
+            }
+        },
+    }
 }
 
 fn limits(config: Option<&cds::CircuitBreakers>) -> Limits {

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tombolo_runtime::shutdown::Shutdown;
 
+use crate::config::upstream::Use;
 use crate::connect::dial::Dialled;
 use crate::failure::{Failure, Kind};
 use crate::stream::body::RequestBody;
@@ -71,29 +72,6 @@ pub struct Facts {
     pub peer: Option<Arc<str>>,
     opened: Instant,
     _place: Place,
-}
-
-/// For how much and how long connections are used.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Use {
-    /// Requests that a connection carries; 0 is as many as come.
-    pub requests: Option<u32>,
-    /// How old a connection may be that takes another request.
-    pub age: Option<Duration>,
-    /// How long a connection lies idle.
-    pub idle: Option<Duration>,
-    /// Streams that an HTTP/2 connection has at a time, if the peer does not allow fewer.
-    pub streams: Option<u32>,
-}
-
-impl Use {
-    fn streams(self) -> u32 {
-        self.streams.map_or(STREAMS, |streams| streams.clamp(1, STREAMS))
-    }
-
-    fn is_used_up(self, uses: u32) -> bool {
-        self.requests.is_some_and(|most| most != 0 && uses >= most)
-    }
 }
 
 /// How many connections an upstream has at most, and how many it has.
@@ -162,27 +140,20 @@ enum Outcome {
 /// Tells those who wait for an HTTP/2 connection how opening it ended. When it is dropped without
 /// a word, one of them opens the connection instead.
 #[derive(Debug)]
-pub struct Opener {
-    pub place: Place,
-    outcome: watch::Sender<Outcome>,
-}
+pub struct Opener(watch::Sender<Outcome>);
 
 impl Opener {
-    /// The place of the connection, and how to tell its end.
-    pub fn into_parts(self) -> (Place, impl FnOnce(Result<(), &Failure>)) {
-        let outcome = self.outcome;
-        let tell = move |result: Result<(), &Failure>| {
-            outcome.send_replace(match result {
-                Ok(()) => Outcome::Opened,
-                Err(failure) => Outcome::Failed(failure.kind, failure.transport.clone()),
-            });
-        };
-        (self.place, tell)
+    /// Tells how it ended.
+    pub fn tell(self, result: Result<(), &Failure>) {
+        self.0.send_replace(match result {
+            Ok(()) => Outcome::Opened,
+            Err(failure) => Outcome::Failed(failure.kind, failure.transport.clone()),
+        });
     }
 }
 
 enum Step {
-    Turn(Turn<Stream, Opener>),
+    Turn(Turn<Stream, (Place, Opener)>),
     Wait(watch::Receiver<Outcome>),
 }
 
@@ -294,10 +265,10 @@ impl Pool {
         &self,
         room: Room<'_>,
         most: Use,
-    ) -> Result<Turn<Stream, Opener>, Failure> {
+    ) -> Result<Turn<Stream, (Place, Opener)>, Failure> {
         let step = || match self.take_http2(most) {
             Some(stream) => Some(Step::Turn(Turn::Kept(stream))),
-            None => self.join_or_open(room, most.streams()),
+            None => self.join_or_open(room, streams(most)),
         };
         loop {
             let mut opening = match self.until_freed(step).await {
@@ -325,7 +296,7 @@ impl Pool {
         let place = self.places.take(room)?;
         let (sender, outcome) = watch::channel(Outcome::Pending);
         *opening = Some(Opening { outcome, users: 1 });
-        Some(Step::Turn(Turn::Open(Opener { place, outcome: sender })))
+        Some(Step::Turn(Turn::Open((place, Opener(sender)))))
     }
 
     /// Tries until there is something, each time that a connection becomes free.
@@ -350,7 +321,7 @@ impl Pool {
                 && connection.facts.is_young(most.age)
                 && !most.is_used_up(used)
         });
-        shared.iter().find_map(|connection| connection.stream(most.streams()))
+        shared.iter().find_map(|connection| connection.stream(streams(most)))
     }
 
     /// Drops connections that nobody has used for `idle_timeout`, and dead ones.
@@ -448,6 +419,11 @@ impl Http2 {
             Stream { connection: self.clone() }
         })
     }
+}
+
+/// Streams that an HTTP/2 connection has at a time, if the peer does not allow fewer.
+fn streams(most: Use) -> u32 {
+    most.streams.map_or(STREAMS, |streams| streams.clamp(1, STREAMS))
 }
 
 fn unusable(error: hyper::Error) -> Failure {

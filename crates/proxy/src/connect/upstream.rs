@@ -16,13 +16,14 @@ use crate::config::endpoints::{Assignment, EndpointConfig};
 use crate::config::tls::{Transport, UpstreamTls};
 use crate::config::upstream::UpstreamConfig;
 use crate::connect::dial::{Target, TlsTarget};
-use crate::connect::pool::{Pool, Room, Use};
+use crate::connect::pool::{Pool, Room};
 use crate::connect::tls::{ClientConfigs, Spoken};
 
 /// An upstream whose endpoints are original destinations forgets one that nobody uses this long.
 const ORIGINAL_IDLE: Duration = Duration::from_secs(300);
 
-/// No endpoint is left out longer than this, if it is not said for the first time already.
+/// No endpoint is left out longer than this, unless one ejection already is: Envoy's default for
+/// `max_ejection_time`.
 const LONGEST_EJECTION: Duration = Duration::from_secs(300);
 
 /// A set of endpoints and how to talk to them.
@@ -189,7 +190,7 @@ impl Upstream {
 
     /// Drops what has not been used for long.
     pub fn prune(&self) {
-        let idle = self.config.idle_timeout;
+        let idle = self.config.connections.idle;
         self.endpoints.load().iter().for_each(|endpoint| endpoint.pool.prune(idle));
         let mut originals = self.originals.lock();
         let most = idle.unwrap_or(ORIGINAL_IDLE).min(ORIGINAL_IDLE);
@@ -197,16 +198,6 @@ impl Upstream {
             endpoint.pool.prune(Some(most));
             Arc::strong_count(endpoint) > 1 || !endpoint.pool.is_empty()
         });
-    }
-
-    /// For how much and how long connections are used.
-    pub fn connection_use(&self) -> Use {
-        Use {
-            requests: self.config.requests_per_connection,
-            age: self.config.connection_age,
-            idle: self.config.idle_timeout,
-            streams: self.config.streams,
-        }
     }
 
     /// How many connections there are, and may be.
@@ -286,7 +277,6 @@ impl Upstream {
             endpoint.errors.store(0, Ordering::Release);
             endpoint.gateway_errors.store(0, Ordering::Release);
             let times = endpoint.ejections.fetch_add(1, Ordering::AcqRel) + 1;
-            // Envoy's `max_ejection_time`, which is never less than the base.
             let most = outlier.ejection.max(LONGEST_EJECTION);
             let length = outlier.ejection.saturating_mul(times).min(most);
             let length = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);

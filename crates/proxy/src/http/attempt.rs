@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use http::{Request, Response, request};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use tombolo_runtime::shutdown::Shutdown;
 
-use crate::config::upstream::Protocol;
+use crate::config::upstream::{Protocol, Use};
 use crate::connect::dial::{Dialled, dial};
-use crate::connect::pool::{Facts, Http1, Permit, Place, Stream, Turn, Use};
+use crate::connect::pool::{Facts, Http1, Permit, Place, Stream, Turn};
 use crate::connect::tls::Spoken;
 use crate::connect::upstream::{Endpoint, Upstream, Working};
 use crate::failure::{Failure, Kind};
@@ -106,7 +107,7 @@ pub async fn send(
     let lease = Lease {
         connection,
         endpoint: endpoint.clone(),
-        most: upstream.connection_use(),
+        most: upstream.config.connections,
         _working: working,
         _request: permit,
     };
@@ -130,19 +131,12 @@ impl At<'_> {
         loop {
             let (mut connection, reused) = self.http1().await?;
             let Some(permit) = self.request() else {
-                self.endpoint.pool.put_http1(connection, self.upstream.connection_use());
+                self.endpoint.pool.put_http1(connection, self.upstream.config.connections);
                 return Err(self.overflow());
             };
             match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, connection, permit)),
-                Err(mut error) => match error.take_message() {
-                    // The kept connection had died and has sent nothing: the next one may work.
-                    Some(unsent) if reused => request = unsent,
-                    unsent => {
-                        let untouched = unsent.is_some() || (reused && safe);
-                        return Err(classify(&error.into_error(), untouched));
-                    }
-                },
+                Err(error) => request = again(error, reused, safe)?,
             }
         }
     }
@@ -157,20 +151,14 @@ impl At<'_> {
             let permit = self.request().ok_or_else(|| self.overflow())?;
             match stream.sender().try_send_request(request).await {
                 Ok(response) => return Ok((response, stream, permit)),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if reused => request = unsent,
-                    unsent => {
-                        let untouched = unsent.is_some() || (reused && safe);
-                        return Err(classify(&error.into_error(), untouched));
-                    }
-                },
+                Err(error) => request = again(error, reused, safe)?,
             }
         }
     }
 
     /// A connection, and whether it was used before.
     async fn http1(self) -> Result<(Http1, bool), Failure> {
-        let (pool, most) = (&self.endpoint.pool, self.upstream.connection_use());
+        let (pool, most) = (&self.endpoint.pool, self.upstream.config.connections);
         if let Some(connection) = pool.take_http1(most) {
             return Ok((connection, true));
         }
@@ -187,21 +175,21 @@ impl At<'_> {
 
     /// A place on a connection, and whether the connection was used before.
     async fn http2(self) -> Result<(Stream, bool), Failure> {
-        let (pool, most) = (&self.endpoint.pool, self.upstream.connection_use());
+        let (pool, most) = (&self.endpoint.pool, self.upstream.config.connections);
         if let Some(stream) = pool.take_http2(most) {
             return Ok((stream, true));
         }
         let _pending = self.pending()?;
-        let (place, tell) = match pool.turn_http2(self.upstream.room(), most).await? {
+        let (place, opener) = match pool.turn_http2(self.upstream.room(), most).await? {
             Turn::Kept(stream) => return Ok((stream, true)),
-            Turn::Open(opener) => opener.into_parts(),
+            Turn::Open(leave) => leave,
         };
         let opened = async {
             let (dialled, facts) = self.open(Spoken::Http2, place).await?;
             pool.start_http2(dialled, facts, &self.proxy.shutdown).await
         };
         let opened = opened.await;
-        tell(opened.as_ref().map(drop));
+        opener.tell(opened.as_ref().map(drop));
         Ok((opened?, false))
     }
 
@@ -235,11 +223,23 @@ impl At<'_> {
     }
 }
 
-/// What an error of the HTTP engine means.
-fn classify(error: &hyper::Error, untouched: bool) -> Failure {
-    Failure { untouched, ..Failure::new(kind_of(error)) }
+/// The request, for another connection: a kept one had died and has sent nothing, and the next one
+/// may work.
+fn again(
+    mut error: TrySendError<Request<RequestBody>>,
+    reused: bool,
+    safe: bool,
+) -> Result<Request<RequestBody>, Failure> {
+    match error.take_message() {
+        Some(unsent) if reused => Ok(unsent),
+        unsent => {
+            let untouched = unsent.is_some() || (reused && safe);
+            Err(Failure { untouched, ..Failure::new(kind_of(&error.into_error())) })
+        }
+    }
 }
 
+/// What an error of the HTTP engine means.
 fn kind_of(error: &hyper::Error) -> Kind {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(inner) = cause {

@@ -331,7 +331,6 @@ impl Exchange<'_> {
         if let Some(cookie) = &entry.cookie {
             parts.headers.append(header::SET_COOKIE, cookie.header.clone());
         }
-        let record = &mut entry.record;
         let target = chosen.target.map(|target| &target.response_headers);
         change_response(self.routes, self.found, target, &mut parts.headers, record);
         if self.found.host.attempt_count_in_response {
