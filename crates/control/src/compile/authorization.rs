@@ -84,8 +84,14 @@ impl Guard {
         self.http.iter().map(filter).collect()
     }
 
-    /// Filters for connections.
-    pub(crate) fn on_connections(&self) -> Vec<Filter> {
+    /// A filter that only connections reach which policies allow.
+    pub(crate) fn before(&self, to: Filter) -> Vec<Filter> {
+        let mut filters = self.on_connections();
+        filters.push(to);
+        filters
+    }
+
+    fn on_connections(&self) -> Vec<Filter> {
         let filter = |rules: &Rbac| {
             let config = TcpRbac {
                 rules: Some(rules.clone()),

@@ -11,9 +11,7 @@ use tombolo_crds::networking::virtual_service::VirtualService;
 use tombolo_model::id::Host;
 use tombolo_model::port::Protocol;
 use tombolo_xds::proto::envoy::config::core::v3::TrafficDirection;
-use tombolo_xds::proto::envoy::config::listener::v3::{
-    Filter, FilterChain, FilterChainMatch, Listener,
-};
+use tombolo_xds::proto::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use tombolo_xds::proto::envoy::config::route::v3::{RouteConfiguration, VirtualHost, virtual_host};
 
 use crate::compile::access_log;
@@ -211,16 +209,9 @@ fn chains_of(
             }
             vec![chain]
         }
-        None if it.is_http() => {
+        // A plain server; with `tls` it only asks for a redirect.
+        None | Some(ServerTlsMode::Passthrough) if it.is_http() => {
             // All plain servers of a port share one chain; their routes are told apart by host.
-            if std::mem::replace(plain_http, true) {
-                Vec::new()
-            } else {
-                vec![requests(scope, it, guard)]
-            }
-        }
-        Some(ServerTlsMode::Passthrough) if it.is_http() => {
-            // A plain server whose `tls` only asks for a redirect.
             if std::mem::replace(plain_http, true) {
                 Vec::new()
             } else {
@@ -268,13 +259,6 @@ fn rules<'a>(scope: &Scope<'a>, it: &Opened<'_>) -> Vec<&'a Configured<VirtualSe
     all.collect()
 }
 
-/// What may pass to a filter: connections that policies allow.
-fn guarded(guard: &Guard, to: Filter) -> Vec<Filter> {
-    let mut filters = guard.on_connections();
-    filters.push(to);
-    filters
-}
-
 /// TLS that the backend ends, routed by the rules' `tls` routes.
 fn passed_through(
     scope: &Scope<'_>,
@@ -305,7 +289,7 @@ fn passed_through(
                         transport_protocol: String::from("tls"),
                         ..FilterChainMatch::default()
                     }),
-                    filters: guarded(guard, filters::tcp(scope, opaque::prefix(&to), &to)),
+                    filters: guard.before(filters::tcp(scope, opaque::prefix(&to), &to)),
                     ..FilterChain::default()
                 });
             }
@@ -330,7 +314,7 @@ fn bytes(
             if route.r#match.is_empty() || route.r#match.iter().any(fits) {
                 let to = opaque::destinations(scope, rule, &route.route, number, diagnostics);
                 return vec![FilterChain {
-                    filters: guarded(guard, filters::tcp(scope, opaque::prefix(&to), &to)),
+                    filters: guard.before(filters::tcp(scope, opaque::prefix(&to), &to)),
                     ..FilterChain::default()
                 }];
             }

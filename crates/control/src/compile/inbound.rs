@@ -266,11 +266,7 @@ fn inside(
     guard: &authorization::Guard,
 ) -> Vec<Filter> {
     match kind.inside {
-        Inside::Bytes => {
-            let mut filters = guard.on_connections();
-            filters.push(filters::to(scope, upstream));
-            filters
-        }
+        Inside::Bytes => guard.before(filters::to(scope, upstream)),
         Inside::Requests => {
             let prefix = format!("inbound_0.0.0.0_{};", port.unwrap_or(INBOUND_PORT));
             let routes = routes(upstream, port, it);

@@ -167,8 +167,12 @@ fn belongs(caller: &Caller, proxy: &Proxy, pod: &Workload) -> Result<(), Status>
         proxy.cluster,
         caller.id.service_account()
     );
+    Err(refused(caller, text))
+}
+
+fn refused(caller: &Caller, text: String) -> Status {
     tracing::warn!(caller = %caller.id, error = %text, "proxy refused");
-    Err(Status::permission_denied(text))
+    Status::permission_denied(text)
 }
 
 /// Waits for the proxy's pod.
@@ -191,8 +195,7 @@ fn authorize(caller: &Caller, proxy: &Proxy, node: &str) -> Result<(), Status> {
         let text = format!(
             "authorization failed: node `{node}` says {what} `{says}`, the caller is of `{is}`"
         );
-        tracing::warn!(caller = %caller.id, error = %text, "proxy refused");
-        Err(Status::permission_denied(text))
+        Err(refused(caller, text))
     };
     let id = &caller.id;
     if proxy.namespace() != id.namespace() {

@@ -17,15 +17,22 @@ use crate::serve::ads::Compile;
 /// Compiles with [`crate::compile`] and keeps what is shared until it changes.
 #[derive(Debug, Default)]
 pub struct Compiler {
-    kept: Mutex<BTreeMap<(ScopeKey, ResourceType), Kept>>,
+    kept: Mutex<BTreeMap<ScopeKey, Known>>,
+}
+
+/// What is kept for a scope.
+#[derive(Debug, Default)]
+struct Known {
+    /// The generation in which it was last asked for anything: changes that touch one type only
+    /// must not make the others look unused.
+    used: u64,
+    types: BTreeMap<ResourceType, Kept>,
 }
 
 #[derive(Clone, Debug)]
 struct Kept {
     /// The generation it was compiled from, or was found unchanged in.
     generation: u64,
-    /// The generation in which its scope was last asked for anything.
-    used: u64,
     resources: Arc<Resources>,
 }
 
@@ -37,7 +44,7 @@ impl Compiler {
         let picture = &published.picture;
         let key = (compile::scope_key(picture, proxy), kind);
         let generation = published.generation;
-        let found = self.kept.lock().get(&key).cloned();
+        let found = self.kept.lock().get(&key.0).and_then(|known| known.types.get(&kind)).cloned();
         let found = found.filter(|found| found.generation <= generation);
         // Compiled without the lock: twice at worst, and equally.
         let (resources, remarks) =
@@ -49,19 +56,14 @@ impl Compiler {
                 }
             };
         let mut kept = self.kept.lock();
-        let used = generation;
-        kept.insert(key.clone(), Kept { generation, used, resources: Arc::clone(&resources) });
-        // Changes that touch one type only must not make the others look unused.
-        for other in ResourceType::ALL {
-            if let Some(kept) = kept.get_mut(&(key.0.clone(), other)) {
-                kept.used = kept.used.max(generation);
-            }
-        }
-        kept.retain(|_, kept| kept.used + UNUSED > generation);
+        let known = kept.entry(key.0.clone()).or_default();
+        known.used = known.used.max(generation);
+        known.types.insert(kind, Kept { generation, resources: Arc::clone(&resources) });
+        kept.retain(|_, known| known.used + UNUSED > generation);
         if let Some(remarks) = remarks {
             published.remarks.set(&key, remarks);
         }
-        published.remarks.retain(|key| kept.contains_key(key));
+        published.remarks.retain(|(scope, _)| kept.contains_key(scope));
         resources
     }
 }

@@ -51,6 +51,11 @@ fn resource(picture: &Picture, proxy: &Proxy, kind: ResourceType, name: &str) ->
     found.map_or(Value::Null, |(_, it)| tombolo_xds::json::any_to_value(&it.body).unwrap())
 }
 
+/// What users are told.
+fn diagnostics(picture: &Picture, proxy: &Proxy, kind: ResourceType) -> Vec<String> {
+    compile(picture, proxy, kind).diagnostics.iter().map(ToString::to_string).collect()
+}
+
 /// The virtual hosts for a port: `name: target, target`.
 fn virtual_hosts(picture: &Picture, proxy: &Proxy, port: &str) -> Vec<String> {
     let routes = resource(picture, proxy, ResourceType::Route, port);
@@ -494,8 +499,7 @@ spec:
     assert_eq!(ours["type"], "STATIC");
     assert_eq!(ours["loadAssignment"]["endpoints"], Value::Null);
     assert_eq!(ours["roundRobinLbConfig"], Value::Null);
-    let said = compile(&picture, &of(true), ResourceType::Cluster).diagnostics;
-    let said: Vec<String> = said.iter().map(ToString::to_string).collect();
+    let said = diagnostics(&picture, &of(true), ResourceType::Cluster);
     assert!(said.iter().any(|it| it.contains("does not start TLS")), "{said:?}");
     assert!(said.iter().any(|it| it.contains("warmup is not carried out")), "{said:?}");
 }
@@ -529,8 +533,7 @@ spec:
         .map(|route| route["match"].to_string())
         .collect();
     assert_eq!(matches, [r#"{"prefix":"/b"}"#]);
-    let said = compile(&picture, &proxy, ResourceType::Route).diagnostics;
-    let said: Vec<String> = said.iter().map(ToString::to_string).collect();
+    let said = diagnostics(&picture, &proxy, ResourceType::Route);
     assert!(said.iter().any(|it| it.contains("a match is left out: `a(` is no")), "{said:?}");
     assert!(said.iter().any(|it| it.contains("a route is left out: `[` is no")), "{said:?}");
 }
