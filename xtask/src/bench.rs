@@ -82,7 +82,9 @@ fn run(model: &str, file: &str) -> anyhow::Result<()> {
     let report = lines.next();
     let seconds = started.elapsed().as_secs_f64();
     let busy = memory(&folder);
-    std::thread::sleep(REST);
+    if report.is_some() {
+        std::thread::sleep(REST);
+    }
     let idle = memory(&folder);
     Command::new("kill")
         .args(["-INT", &child.id().to_string()])

@@ -9,6 +9,7 @@ pub mod analyze;
 pub mod cluster;
 mod documents;
 pub mod eastwest;
+pub mod exec;
 pub mod inspect;
 pub mod install;
 pub mod installed;

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub mod exec;
 pub mod probe;
 pub mod statistics;
 pub mod ways;
 mod witness;
 
 use crate::cluster::Cluster;
+use crate::exec;
+use crate::inspect::reach::ReachError;
 use crate::progress::Step;
 use crate::wait::{self, Look, WaitError};
 use probe::Answers;
@@ -127,6 +128,8 @@ pub enum VerifyError {
     NoClient { cluster: String, namespace: String },
     #[error(transparent)]
     Exec(#[from] exec::ExecError),
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     #[error(transparent)]
     Wait(#[from] WaitError),
 }

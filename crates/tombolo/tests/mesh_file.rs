@@ -23,7 +23,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::{TestLab, text};
 use tombolo_install::cluster::Cluster;
-use tombolo_install::verify::{Member, exec, probe};
+use tombolo_install::exec;
+use tombolo_install::verify::{Member, probe};
 
 /// A flat mesh of two primaries; `LOCATION1` and `LOCATION2` say where the clusters are.
 const MESH: &str = "\

@@ -13,7 +13,7 @@ use kube::{Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
 use crate::cluster::{CallError, Cluster};
-use crate::verify::exec::{self, Container, ExecError};
+use crate::exec::{self, Container, ExecError};
 
 /// The container of a control plane's pod.
 const DISCOVERY: &str = "discovery";

@@ -24,7 +24,7 @@ pub(super) enum Shape {
 use Shape::{Flag, List, Map, Number, Text, Texts};
 
 /// What the renderer, the control plane or the injector read. `*` stands for one key or one entry
-/// of a list.
+/// of a list, `a|b` for either key.
 const SETTINGS: &[(&str, Shape)] = &[
     ("profile", Text),
     ("hub", Text),
@@ -104,34 +104,20 @@ const SETTINGS: &[(&str, Shape)] = &[
     ("values.sidecarInjectorWebhook.alwaysInjectSelector", List),
     ("values.sidecarInjectorWebhook.neverInjectSelector", List),
     ("values.sidecarInjectorWebhook.injectedAnnotations", Texts),
-    ("values.gateways.istio-ingressgateway.type", Text),
-    ("values.gateways.istio-ingressgateway.loadBalancerIP", Text),
-    ("values.gateways.istio-ingressgateway.loadBalancerSourceRanges", List),
-    ("values.gateways.istio-ingressgateway.externalTrafficPolicy", Text),
-    ("values.gateways.istio-ingressgateway.autoscaleEnabled", Flag),
-    ("values.gateways.istio-ingressgateway.autoscaleMin", Number),
-    ("values.gateways.istio-ingressgateway.autoscaleMax", Number),
-    ("values.gateways.istio-ingressgateway.replicaCount", Number),
-    ("values.gateways.istio-ingressgateway.serviceAnnotations", Texts),
-    ("values.gateways.istio-ingressgateway.podAnnotations", Texts),
-    ("values.gateways.istio-ingressgateway.resources", Map),
-    ("values.gateways.istio-ingressgateway.nodeSelector", Texts),
-    ("values.gateways.istio-ingressgateway.tolerations", List),
-    ("values.gateways.istio-ingressgateway.env", Texts),
-    ("values.gateways.istio-egressgateway.type", Text),
-    ("values.gateways.istio-egressgateway.loadBalancerIP", Text),
-    ("values.gateways.istio-egressgateway.loadBalancerSourceRanges", List),
-    ("values.gateways.istio-egressgateway.externalTrafficPolicy", Text),
-    ("values.gateways.istio-egressgateway.autoscaleEnabled", Flag),
-    ("values.gateways.istio-egressgateway.autoscaleMin", Number),
-    ("values.gateways.istio-egressgateway.autoscaleMax", Number),
-    ("values.gateways.istio-egressgateway.replicaCount", Number),
-    ("values.gateways.istio-egressgateway.serviceAnnotations", Texts),
-    ("values.gateways.istio-egressgateway.podAnnotations", Texts),
-    ("values.gateways.istio-egressgateway.resources", Map),
-    ("values.gateways.istio-egressgateway.nodeSelector", Texts),
-    ("values.gateways.istio-egressgateway.tolerations", List),
-    ("values.gateways.istio-egressgateway.env", Texts),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.type", Text),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.loadBalancerIP", Text),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.loadBalancerSourceRanges", List),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.externalTrafficPolicy", Text),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.autoscaleEnabled", Flag),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.autoscaleMin", Number),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.autoscaleMax", Number),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.replicaCount", Number),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.serviceAnnotations", Texts),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.podAnnotations", Texts),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.resources", Map),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.nodeSelector", Texts),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.tolerations", List),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.env", Texts),
 ];
 
 /// The `k8s` settings of the control plane and of gateways (`KubernetesResources` of Istio's
@@ -185,8 +171,7 @@ const HARMLESS: &[(&str, Option<&str>)] = &[
     ("values.global.proxy.enableCoreDump", Some("false")),
     ("values.base.enableCRDTemplates", None),
     ("values.base.enableIstioConfigCRDs", Some("true")),
-    ("values.gateways.istio-ingressgateway.injectionTemplate", Some("gateway")),
-    ("values.gateways.istio-egressgateway.injectionTemplate", Some("gateway")),
+    ("values.gateways.istio-ingressgateway|istio-egressgateway.injectionTemplate", Some("gateway")),
     ("values.defaultRevision", None),
     ("values.ownerName", None),
 ];
@@ -345,7 +330,7 @@ fn matches(pattern: &str, path: &[String]) -> bool {
 }
 
 fn fits(part: &str, key: &str) -> bool {
-    part == "*" || part == key
+    part == "*" || part.split('|').any(|name| name == key)
 }
 
 fn check(path: &[String], value: &Value, shape: Shape) -> Result<(), OperatorError> {

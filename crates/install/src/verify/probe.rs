@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1::Pod as KubernetesPod;
 use kube::Api;
 use kube::api::ListParams;
 
-use super::exec::{self, Container};
 use super::{Member, Pods, SampleService, Target, VerifyError};
+use crate::exec::{self, Container};
 
 /// Begins the line that `curl` writes after each answer.
 const MARK: &str = "@@tombolo";

@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::exec::{self, Container};
 use super::{Member, SampleService, VerifyError};
+use crate::exec::{self, Container};
 
 /// The port that gateways pass mutual TLS through on.
 const GATEWAY_PORT: &str = ":15443";

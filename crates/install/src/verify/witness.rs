@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use super::exec::{self, Container};
 use super::probe::{self, Answers};
 use super::{Member, Pods, SampleService, Target, VerifyError};
+use crate::exec::Container;
+use crate::inspect::reach::{self, PodName};
 
 /// Requests by (server, client) identity; by nothing where no identity was proved.
 type Counts = BTreeMap<Option<(String, String)>, u64>;
@@ -58,13 +59,10 @@ async fn counts(
     for pod in pods.values() {
         let member = target.members.iter().find(|member| member.cluster.name() == pod.cluster);
         let Some(member) = member else { continue };
-        let proxy = Container {
-            namespace: target.namespace.clone(),
-            pod: pod.name.clone(),
-            container: "istio-proxy".to_owned(),
-        };
-        let command = ["pilot-agent", "request", "GET", "stats/prometheus"].map(str::to_owned);
-        let text = exec::output(&member.cluster, &proxy, &command, false).await?;
+        let (name, namespace) = (pod.name.clone(), target.namespace.clone());
+        let (proxy, path) = (PodName { name, namespace }, "stats/prometheus");
+        let text =
+            reach::ask_proxy(&member.cluster, &proxy, reach::ADMIN_PORT, "GET", path).await?;
         for (pair, count) in text.lines().filter_map(|line| counted(line, service.name)) {
             *all.entry(pair).or_default() += count;
         }

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 use tombolo_install::cluster::Cluster;
+use tombolo_install::exec::ExecError;
 use tombolo_install::inspect::reach::{self, Istiod, ReachError};
 use tombolo_install::inspect::remote_clusters::{self, Followed};
 use tombolo_install::inspect::status::{self, Synced};
 use tombolo_install::inspect::{compare, version};
-use tombolo_install::verify::exec::ExecError;
 
 use super::reporting::{Form, Notation, ReportFlags, dump, dump_of, read_file};
 use crate::output;
