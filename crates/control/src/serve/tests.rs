@@ -1,5 +1,8 @@
 //! The doors, opened for real: TLS on loopback, a fake API server behind `TokenReview`.
 
+#[path = "../../tests/revocations/support.rs"]
+mod revocations;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -612,23 +615,6 @@ async fn a_new_intermediate_is_taken_up_and_another_root_is_not() {
     assert!(signs_with(&third).await, "the third intermediate is not used");
 }
 
-/// A revocation list of some issuer.
-fn revocations(number: u64) -> String {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut issuer = rcgen::CertificateParams::default();
-    issuer.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let now = time::OffsetDateTime::now_utc();
-    let list = rcgen::CertificateRevocationListParams {
-        this_update: now,
-        next_update: now + time::Duration::days(1),
-        crl_number: number.into(),
-        issuing_distribution_point: None,
-        revoked_certs: Vec::new(),
-        key_identifier_method: rcgen::KeyIdMethod::Sha256,
-    };
-    list.signed_by(&rcgen::Issuer::new(issuer, key)).unwrap().pem().unwrap()
-}
-
 #[tokio::test]
 async fn revocations_that_can_be_read_are_taken_up_and_stay() {
     let plane = plane(tokens(&[]), tokens(&[])).await;
@@ -636,7 +622,7 @@ async fn revocations_that_can_be_read_are_taken_up_and_stay() {
     assert_eq!(now(), "");
     let file = plane.cacerts.path().join("ca-crl.pem");
     for number in [1, 2] {
-        let list = revocations(number);
+        let list = revocations::list(number);
         std::fs::write(&file, &list).unwrap();
         plane.trust.look().await.unwrap();
         assert_eq!(now(), list);

@@ -7,6 +7,9 @@
 
 mod support;
 
+#[path = "../revocations/support.rs"]
+mod revocations;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -217,29 +220,12 @@ async fn a_control_plane_leads_at_home_and_in_a_remote_that_names_it() {
     an_envoy_follows(&scene).await;
 }
 
-/// A revocation list of some issuer.
-fn revocations() -> String {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut issuer = rcgen::CertificateParams::default();
-    issuer.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let now = time::OffsetDateTime::now_utc();
-    let list = rcgen::CertificateRevocationListParams {
-        this_update: now,
-        next_update: now + time::Duration::days(1),
-        crl_number: 1.into(),
-        issuing_distribution_point: None,
-        revoked_certs: Vec::new(),
-        key_identifier_method: rcgen::KeyIdMethod::Sha256,
-    };
-    list.signed_by(&rcgen::Issuer::new(issuer, key)).unwrap().pem().unwrap()
-}
-
 async fn revocations_are_in_every_namespace(scene: &Scene) {
     let maps = |cluster: &Cluster| Api::<ConfigMap>::namespaced(cluster.client(), "sample");
     for cluster in [&scene.home, &scene.away] {
         assert_eq!(maps(cluster).get_opt("istio-ca-crl").await.unwrap(), None);
     }
-    let list = revocations();
+    let list = revocations::list(1);
     std::fs::write(scene.cacerts.path().join("ca-crl.pem"), &list).unwrap();
     for cluster in [&scene.home, &scene.away] {
         eventually("revocations in a namespace", async || {
